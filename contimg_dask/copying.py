@@ -1,0 +1,125 @@
+"""Copy bytes between files inside the kernel, and leave holes as holes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+_NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+def data_extents(descriptor: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of every stretch of written bytes between ``start`` and ``stop``."""
+    position = start
+    while position < stop:
+        try:
+            begin = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # only a hole is left
+            raise
+        if begin >= stop:
+            return
+        end = min(os.lseek(descriptor, begin, os.SEEK_HOLE), stop)
+        yield begin, end - begin
+        position = end
+
+
+def copy_range(
+    source: int, source_offset: int, target: int, target_offset: int, length: int
+) -> int:
+    """Copy ``length`` bytes between two open files and return how many were written.
+
+    Holes of the source are not written: the target must read as zero there already.
+
+    Raises
+    ------
+    OSError
+        Among others ENOSPC, or EIO when the source ends early.
+    """
+    written = 0
+    for begin, size in data_extents(source, source_offset, source_offset + length):
+        _copy_bytes(source, begin, target, target_offset + begin - source_offset, size)
+        written += size
+    return written
+
+
+def _copy_bytes(
+    source: int, source_offset: int, target: int, target_offset: int, size: int
+) -> None:
+    done = 0
+    while done < size:
+        try:
+            moved = os.copy_file_range(
+                source, target, size - done, source_offset + done, target_offset + done
+            )
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+            # Between file systems copy_file_range refuses; sendfile writes at the file's position.
+            os.lseek(target, target_offset + done, os.SEEK_SET)
+            moved = os.sendfile(target, source, source_offset + done, size - done)
+        if moved == 0:
+            raise OSError(errno.EIO, "the file ended before all of it was copied")
+        done += moved
+
+
+def copy_file(source: str, target: str) -> int:
+    """Copy one file to a new path, holes kept, and return the bytes written.
+
+    Raises
+    ------
+    OSError
+        The target exists, or the file system is full or refuses.
+    """
+    read = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(read).st_size
+        write = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            os.ftruncate(write, size)
+            return copy_range(read, 0, write, 0, size)
+        finally:
+            os.close(write)
+    finally:
+        os.close(read)
+
+
+def copy_tree(source: str, target: str) -> int:
+    """Copy a directory to a new path, holes kept, and return the bytes written."""
+    os.mkdir(target)
+    written = 0
+    with os.scandir(source) as entries:
+        for entry in entries:
+            into = os.path.join(target, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                written += copy_tree(entry.path, into)
+            else:
+                written += copy_file(entry.path, into)
+    return written
+
+
+def sync_tree(directory: str) -> None:
+    """Bring every file and directory below (and the directory itself) to stable storage."""
+    for parent, _, files in os.walk(directory, topdown=False):
+        for name in files:
+            sync_path(os.path.join(parent, name))
+        sync_path(parent)
+
+
+def sync_path(path: str) -> None:
+    """Bring one file or directory to stable storage."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def allocated_bytes(directory: str) -> int:
+    """Return the space a directory takes on its file system, holes not counted [bytes]."""
+    total = 0
+    for parent, _, files in os.walk(directory):
+        total += sum(os.lstat(os.path.join(parent, name)).st_blocks * 512 for name in files)
+    return total

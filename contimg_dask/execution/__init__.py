@@ -1,0 +1,1 @@
+"""Run steps and groups on a Dask cluster."""

@@ -1,0 +1,284 @@
+"""Run groups on a Dask cluster: one small graph per attempt, all of it pinned to one node.
+
+Placement, retry and back-pressure are decided here: pinned tasks bypass the scheduler's own
+queue, and its retries do not cover the death of a worker.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from distributed import Client, Future, KilledWorker
+from distributed.client import FutureCancelledError, FuturesCancelledError
+
+from contimg_dask.errors import ClusterError, ContimgError, WorkerLostError
+from contimg_dask.execution import steps
+from contimg_dask.execution.cluster import Cluster, hosts
+from contimg_dask.model import Attempt, ConversionPlan, Product
+
+_POLL_S = 0.5
+_WATCH_EVERY_S = 5.0
+_NODE_LOST_AFTER_S = 30.0
+_DISCARD_TIMEOUT_S = 20.0
+_MOST_ATTEMPTS = 2
+"""A group whose worker died is run once more."""
+
+Recipe = Callable[[ConversionPlan, Attempt, Any], Any]
+
+
+class Listener(Protocol):
+    """Hears what happens to groups while it happens."""
+
+    def group_started(self, plan: ConversionPlan) -> None:
+        """An attempt at a group was handed to the cluster."""
+
+    def step_done(self, plan: ConversionPlan, name: str) -> None:
+        """A step of a group is done."""
+
+    def group_done(self, plan: ConversionPlan) -> None:
+        """Nothing more will be done for a group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What came of a plan: a product, or the error of its last attempt."""
+
+    plan: ConversionPlan
+    attempts: int
+    node: str
+    product: Product | None = None
+    error: ContimgError | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Running:
+    plan: ConversionPlan
+    attempt: Attempt
+    node: str
+    futures: dict[str, Future[Any]] = field(default_factory=dict)
+    last: Future[Any] | None = None
+    lost_since_s: float | None = None
+
+
+class DaskExecutor:
+    """Runs plans on a cluster, several at a time, and yields each one's completion.
+
+    Parameters
+    ----------
+    cluster
+        Where to run; several threads per worker are safe, because every step takes a lock.
+    recipe
+        The recipe of one group (`contimg_dask.convert.recipe`).
+    in_order
+        The same recipe as one task (`contimg_dask.convert.convert_in_order`).
+    listener
+        Hears of progress, from this thread.
+    groups_per_node
+        Groups in flight on one node at the same time.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        recipe: Recipe,
+        in_order: Callable[[ConversionPlan, Attempt], Product],
+        listener: Listener,
+        *,
+        groups_per_node: int,
+    ) -> None:
+        self._cluster = cluster
+        self._recipe = recipe
+        self._in_order = in_order
+        self._listener = listener
+        self._groups_per_node = groups_per_node
+        self._events: queue.Queue[tuple[_Running, str]] = queue.Queue()
+        self._running: list[_Running] = []
+        self._submitted = 0
+
+    def run(self, plans: Sequence[ConversionPlan]) -> Iterator[Completion]:
+        """Yield the completion of every plan, as they come.
+
+        A plan whose worker dies is run once more. When the generator is closed or an exception
+        passes through it, everything in flight is cancelled and its directories are removed.
+        """
+        waiting = deque((plan, 1) for plan in plans)
+        watched_s = time.monotonic()
+        try:
+            while waiting or self._running:
+                while waiting and (node := self._free_node()) is not None:
+                    self._submit(*waiting.popleft(), node)
+                for completion in self._next():
+                    retry = completion.error is not None and completion.error.retryable
+                    if retry and completion.attempts < _MOST_ATTEMPTS:
+                        waiting.appendleft((completion.plan, completion.attempts + 1))
+                    else:
+                        self._listener.group_done(completion.plan)
+                        yield completion
+                if time.monotonic() - watched_s > _WATCH_EVERY_S:
+                    watched_s = time.monotonic()
+                    self._watch_nodes()
+        finally:
+            self._abandon()
+
+    def _free_node(self) -> str | None:
+        """Return the node with the fewest groups per worker, or None when all have enough."""
+        load = dict.fromkeys(self._cluster.nodes, 0)
+        for running in self._running:
+            load[running.node] = load.get(running.node, 0) + 1
+        free = [node for node in self._cluster.nodes if load[node] < self._groups_per_node]
+        return min(free, key=lambda node: load[node] / self._cluster.nodes[node], default=None)
+
+    def _submit(self, plan: ConversionPlan, number: int, node: str) -> None:
+        name = f"{plan.group_id}.{number}.{uuid.uuid4().hex[:8]}"
+        attempt = Attempt(
+            number=number,
+            directory=os.path.join(plan.staging_root, name),
+            submitted_s=time.time(),
+        )
+        running = _Running(plan=plan, attempt=attempt, node=node)
+        self._running.append(running)
+        self._listener.group_started(plan)
+        self._submitted += 1
+        priority = -self._submitted
+
+        def run(step_name: str, step: Any, *arguments: Any) -> Future[Any]:
+            # The key begins with the step and goes on with the group, which begins with a digit:
+            # that is what the dashboard groups by.
+            step_kind, _, subband = step_name.partition("-")
+            future = self._cluster.client.submit(
+                step,
+                *arguments,
+                key=f"{step_kind}-{name}{'-' + subband if subband else ''}",
+                workers=[node],
+                allow_other_workers=False,
+                priority=priority,
+                pure=False,
+                retries=0,
+            )
+            running.futures[step_name] = future
+            future.add_done_callback(lambda _: self._events.put((running, step_name)))
+            return future
+
+        if plan.parallel:
+            running.last = self._recipe(plan, attempt, run)
+        else:
+            running.last = run("group", self._in_order, plan, attempt)
+
+    def _next(self) -> Iterator[Completion]:
+        """Wait a moment for something to happen, and yield what is complete by it."""
+        try:
+            running, step_name = self._events.get(timeout=_POLL_S)
+        except queue.Empty:
+            if self._cluster.client.status not in ("running", "connecting"):
+                yield from self._fail_all(
+                    ClusterError("the connection to the scheduler was lost: is it still running?")
+                )
+            return
+        if running not in self._running:
+            return
+        assert running.last is not None
+        if running.futures[step_name].status == "finished" and step_name not in ("reduce", "group"):
+            self._listener.step_done(running.plan, step_name)
+        elif running.last.done():
+            yield self._complete(running)
+
+    def _complete(self, running: _Running) -> Completion:
+        assert running.last is not None
+        # The result is read and every future let go: one that is held would be run again when
+        # the worker that has its result dies.
+        product, error = _outcome(running.last)
+        return self._finish(running, product, error)
+
+    def _finish(
+        self, running: _Running, product: Product | None, error: ContimgError | None
+    ) -> Completion:
+        self._running.remove(running)
+        if error is not None:
+            self._cluster.client.cancel(list(running.futures.values()), force=True)
+            self._discard([running])
+        running.futures.clear()
+        return Completion(
+            plan=running.plan,
+            attempts=running.attempt.number,
+            node=running.node,
+            product=product,
+            error=error,
+        )
+
+    def _fail_all(self, error: ContimgError) -> Iterator[Completion]:
+        for running in list(self._running):
+            yield self._finish(running, None, error)
+
+    def _watch_nodes(self) -> None:
+        """Give up attempts on nodes that have had no worker for a while."""
+        self._cluster.nodes.update(present := hosts(self._cluster.client))
+        for node in set(self._cluster.nodes) - set(present):
+            if len(self._cluster.nodes) > 1:
+                del self._cluster.nodes[node]
+        now_s = time.monotonic()
+        for running in list(self._running):
+            if running.node in present:
+                running.lost_since_s = None
+            elif running.lost_since_s is None:
+                running.lost_since_s = now_s
+            elif now_s - running.lost_since_s > _NODE_LOST_AFTER_S:
+                self._cluster.client.cancel(list(running.futures.values()), force=True)
+
+    def _discard(self, gone: list[_Running]) -> None:
+        """Remove attempts' directories: here when this machine ran them, else on their nodes."""
+        if self._cluster.embedded or self._cluster.client.status != "running":
+            for running in gone:
+                steps.discard_attempt(running.attempt)
+            return
+        client: Client = self._cluster.client
+        futures = [
+            client.submit(
+                steps.discard_attempt,
+                running.attempt,
+                key=f"discard-{os.path.basename(running.attempt.directory)}",
+                workers=[running.node],
+                priority=1,
+                pure=False,
+            )
+            for running in gone
+        ]
+        deadline_s = time.monotonic() + _DISCARD_TIMEOUT_S
+        while not all(future.done() for future in futures) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+
+    def _abandon(self) -> None:
+        """Cancel what is in flight and leave nothing of it behind."""
+        gone, self._running = self._running, []
+        if not gone:
+            return
+        futures = [future for running in gone for future in running.futures.values()]
+        self._cluster.client.cancel(futures, force=True)
+        self._discard(gone)
+
+
+def _outcome(future: Future[Any]) -> tuple[Product | None, ContimgError | None]:
+    if future.status == "finished":
+        product: Product = future.result()
+        return product, None
+    try:
+        error = future.exception()
+    except (FutureCancelledError, FuturesCancelledError):
+        error = None
+    if error is None:
+        return None, WorkerLostError("the node the group ran on was lost, or its scheduler")
+    if isinstance(error, ContimgError):
+        return None, error
+    if isinstance(error, KilledWorker):
+        return None, WorkerLostError(
+            f"the worker at {error.last_worker.address} died while it worked on the group (killed, "
+            f"or out of memory): see the system log of that node"
+        )
+    # Not a failure anyone foresaw: the group fails with what is known, the others go on.
+    return None, ContimgError(f"unexpected {type(error).__name__}: {str(error)[:300]}")

@@ -1,0 +1,26 @@
+"""Dask worker preload: import and read everything a step needs before the first step comes.
+
+Imports and tables cost seconds once per process; here they are paid while the worker starts.
+Use it as ``dask worker --preload contimg_dask.execution.preload``.
+"""
+
+from __future__ import annotations
+
+import astropy.units as u
+import numpy as np
+
+from contimg_dask.execution import steps
+from contimg_dask.phasing import meridian_fields, meridian_uvw, site_location
+
+_ANY_TIME_JD = 2460953.6
+
+
+def dask_setup(worker: object) -> None:
+    """Warm this process up: the first direction on the sky reads tables from disk."""
+    del worker
+    steps.prepare_process()
+    site = site_location(37.2334, -118.2830, 1188.0)
+    time_jd, antenna = np.array([_ANY_TIME_JD]), np.array([0])
+    dec_rad = float((16.0 * u.deg).to_value(u.rad))
+    meridian_fields(time_jd, dec_rad, site)
+    meridian_uvw(time_jd, antenna, antenna, antenna, np.zeros((1, 3)), dec_rad, site)

@@ -1,0 +1,97 @@
+"""Group and settings in, conversion plan out: numbers only, nothing is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from contimg_dask.geometry import product_geometry
+from contimg_dask.model import (
+    ConversionPlan,
+    Group,
+    Kind,
+    OnExisting,
+    ProductOptions,
+    Reason,
+    Subband,
+)
+
+_ROW_BYTES = 80
+"""Small columns per row, rounded up: UVW 24, antennas 8, storage managers' own [bytes]."""
+_TABLE_BYTES = 4_000_000
+"""Headers and subtables of one Measurement Set, rounded up [bytes]."""
+_CASACORE_CODES = frozenset({-1, -2, -3, -4, -5, -6, -7, -8})
+
+
+def is_convertible(group: Group, min_subbands: int) -> Reason | None:
+    """Return why a group must not be converted, or None.
+
+    The reason code is ``missing-subbands`` when it is merely incomplete, which is no error;
+    every other code is a failure.
+    """
+    if group.fault is not None:
+        return group.fault
+    if len(group.subbands) < min_subbands:
+        if group.unreadable:
+            first = group.unreadable[0].reason
+            others = len(group.unreadable) - 1
+            more = f" (and {others} more unreadable)" if others else ""
+            return Reason(code=first.code, text=first.text + more)
+        return Reason(
+            code="missing-subbands",
+            text=f"{len(group.subbands)} of {group.expected} subbands present, at least "
+            f"{min_subbands} needed; missing: {', '.join(f'sb{n:02d}' for n in group.missing)}",
+        )
+    strange = set(group.subbands[0].header.products) - _CASACORE_CODES
+    if strange:
+        return Reason(
+            code="unknown-products",
+            text=f"{group.subbands[0].header.path}: correlation products {sorted(strange)} are "
+            f"neither linear nor circular; convert them with pyuvdata first",
+        )
+    return None
+
+
+def staged_bytes(subbands: Sequence[Subband], options: ProductOptions, *, direct: bool) -> int:
+    """Return a bound on what an attempt writes, exact for the bulk columns [bytes]."""
+    geometry = product_geometry(subbands, options)
+    copied = options.imaging_columns == "copy"
+    product = geometry.bulk_bytes(corrected=copied) + geometry.rows * _ROW_BYTES + _TABLE_BYTES
+    if direct:
+        return product
+    # Parts stand beside the product until they are concatenated, each with its own headers.
+    return 2 * product + len(subbands) * _TABLE_BYTES
+
+
+def plan_group(
+    group: Group,
+    *,
+    kind: Kind,
+    options: ProductOptions,
+    target: str,
+    staging_root: str,
+    tier: str,
+    tier_reason: str,
+    direct: bool,
+    parallel: bool,
+    on_existing: OnExisting,
+) -> ConversionPlan:
+    """Return the plan of a group that `is_convertible`."""
+    assert group.start_jd is not None  # a group with readable subbands has a start time
+    return ConversionPlan(
+        group_id=group.id,
+        kind=kind,
+        start_jd=group.start_jd,
+        subbands=group.subbands,
+        missing=group.missing,
+        unreadable=group.unreadable,
+        notes=group.notes,
+        options=options,
+        target=target,
+        staging_root=staging_root,
+        tier=tier,
+        tier_reason=tier_reason,
+        direct=direct,
+        parallel=parallel,
+        on_existing=on_existing,
+        bytes_staged=staged_bytes(group.subbands, options, direct=direct),
+    )

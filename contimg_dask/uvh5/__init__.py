@@ -1,0 +1,1 @@
+"""Read and write UVH5 files."""
