@@ -20,15 +20,14 @@ class Run(Protocol):
 
 
 def recipe(plan: ConversionPlan, attempt: Attempt, run: Run) -> Any:
-    """Convert one group and return the handle of its `Product`.
+    """Convert one group in an attempt that is open, and return the handle of its `Product`.
 
     The rows (headers, small columns, subtables) and the parts (one per subband, the bulk) do not
     need each other and may run side by side; the reduce step joins, verifies and publishes them.
     """
-    opened = run("open", steps.open_attempt, plan, attempt)
-    rows = run("rows", steps.write_rows, plan, attempt, opened)
+    rows = run("rows", steps.write_rows, plan, attempt)
     parts = [
-        run(f"part-{subband.name}", steps.write_part, plan, attempt, position, opened)
+        run(f"part-{subband.name}", steps.write_part, plan, attempt, position)
         for position, subband in enumerate(plan.subbands)
     ]
     return run("reduce", steps.reduce_parts, plan, attempt, rows, parts)
@@ -47,5 +46,6 @@ def convert_in_order(plan: ConversionPlan, attempt: Attempt) -> Product:
         del name
         return step(*arguments)
 
+    steps.open_attempt(plan, attempt)
     product: Product = recipe(plan, attempt, at_once)
     return product

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from platform import python_version
 from typing import Any
 
 import dask
@@ -151,8 +152,6 @@ def hosts(client: Client) -> dict[str, int]:
 
 def worker_facts(dask_worker: Any = None) -> WorkerFacts:
     """Tell what the worker this runs on is (called through ``Client.run``)."""
-    from platform import python_version
-
     return WorkerFacts(
         address=dask_worker.address,
         package=version("contimg-dask"),

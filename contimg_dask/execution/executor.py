@@ -62,6 +62,7 @@ class _Running:
     plan: ConversionPlan
     attempt: Attempt
     node: str
+    priority: int
     futures: dict[str, Future[Any]] = field(default_factory=dict)
     last: Future[Any] | None = None
     lost_since_s: float | None = None
@@ -142,34 +143,45 @@ class DaskExecutor:
             directory=os.path.join(plan.staging_root, name),
             submitted_s=time.time(),
         )
-        running = _Running(plan=plan, attempt=attempt, node=node)
+        self._submitted += 1
+        running = _Running(plan=plan, attempt=attempt, node=node, priority=-self._submitted)
         self._running.append(running)
         self._listener.group_started(plan)
-        self._submitted += 1
-        priority = -self._submitted
-
-        def run(step_name: str, step: Any, *arguments: Any) -> Future[Any]:
-            # The key begins with the step and goes on with the group, which begins with a digit:
-            # that is what the dashboard groups by.
-            step_kind, _, subband = step_name.partition("-")
-            future = self._cluster.client.submit(
-                step,
-                *arguments,
-                key=f"{step_kind}-{name}{'-' + subband if subband else ''}",
-                workers=[node],
-                allow_other_workers=False,
-                priority=priority,
-                pure=False,
-                retries=0,
-            )
-            running.futures[step_name] = future
-            future.add_done_callback(lambda _: self._events.put((running, step_name)))
-            return future
-
         if plan.parallel:
-            running.last = self._recipe(plan, attempt, run)
+            self._run_step(running, "open", steps.open_attempt, plan, attempt)
         else:
-            running.last = run("group", self._in_order, plan, attempt)
+            running.last = self._run_step(running, "group", self._in_order, plan, attempt)
+
+    def _begin(self, running: _Running) -> None:
+        """Hand over the group's graph, once the attempt is open.
+
+        The steps do not depend on the task that opened it: fetching its result from a worker that
+        is busy inside casacore, which holds the interpreter's lock, would cost seconds.
+        """
+
+        def run(name: str, step: Any, *arguments: Any) -> Future[Any]:
+            return self._run_step(running, name, step, *arguments)
+
+        running.last = self._recipe(running.plan, running.attempt, run)
+
+    def _run_step(self, running: _Running, name: str, step: Any, *arguments: Any) -> Future[Any]:
+        # The key begins with the step and goes on with the group, which begins with a digit: that
+        # is what the dashboard groups by.
+        kind, _, subband = name.partition("-")
+        key = f"{kind}-{os.path.basename(running.attempt.directory)}"
+        future = self._cluster.client.submit(
+            step,
+            *arguments,
+            key=f"{key}-{subband}" if subband else key,
+            workers=[running.node],
+            allow_other_workers=False,
+            priority=running.priority,
+            pure=False,
+            retries=0,
+        )
+        running.futures[name] = future
+        future.add_done_callback(lambda _: self._events.put((running, name)))
+        return future
 
     def _next(self) -> Iterator[Completion]:
         """Wait a moment for something to happen, and yield what is complete by it."""
@@ -183,17 +195,18 @@ class DaskExecutor:
             return
         if running not in self._running:
             return
-        assert running.last is not None
-        if running.futures[step_name].status == "finished" and step_name not in ("reduce", "group"):
+        done = running.futures[step_name]
+        if step_name == "open" and done.status == "finished":
+            self._begin(running)
+        if done.status == "finished" and done is not running.last:
             self._listener.step_done(running.plan, step_name)
-        elif running.last.done():
-            yield self._complete(running)
+        elif running.last is None or running.last.done():
+            yield self._complete(running, running.last or done)
 
-    def _complete(self, running: _Running) -> Completion:
-        assert running.last is not None
+    def _complete(self, running: _Running, last: Future[Any]) -> Completion:
         # The result is read and every future let go: one that is held would be run again when
         # the worker that has its result dies.
-        product, error = _outcome(running.last)
+        product, error = _outcome(last)
         return self._finish(running, product, error)
 
     def _finish(

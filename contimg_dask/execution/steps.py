@@ -36,7 +36,6 @@ from contimg_dask.ms.skeleton import (
     make_skeleton,
     open_tile_files,
     place_tile_files,
-    put_row_columns,
 )
 from contimg_dask.ms.subtables import Observed, put_subtables
 from contimg_dask.ms.tiles import TileWriter
@@ -113,9 +112,8 @@ def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
     return _record("open", start_s)
 
 
-def write_rows(plan: ConversionPlan, attempt: Attempt, opened: StepRecord) -> RowsRecord:
+def write_rows(plan: ConversionPlan, attempt: Attempt) -> RowsRecord:
     """Make the product without its bulk: headers, small columns and subtables."""
-    del opened
     start_s = time.time()
     with _working(plan):
         axes = read_axes(plan.subbands[0].header.path)
@@ -141,8 +139,7 @@ def _make_table(
         products=whole.products,
         imaging_columns=whole.imaging_columns,
     )
-    make_skeleton(path, geometry)
-    put_row_columns(path, columns, len(windows), axes.vis_units)
+    make_skeleton(path, geometry, columns, axes.vis_units)
     put_subtables(
         path,
         Observed(
@@ -178,9 +175,7 @@ def software() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def write_part(
-    plan: ConversionPlan, attempt: Attempt, position: int, opened: StepRecord
-) -> PartRecord:
+def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRecord:
     """Read one subband once and write its bulk columns.
 
     In direct mode they go into the product's tile files, else into a Measurement Set of their own.
@@ -190,7 +185,6 @@ def write_part(
     InputError
         The file is truncated, changes while it is read, or cannot be read.
     """
-    del opened
     start_s = time.time()
     subband = plan.subbands[position]
     with _working(plan):

@@ -14,6 +14,7 @@ from typing import Any
 
 import casacore.tables as tables
 import numpy as np
+import numpy.typing as npt
 
 from contimg_dask.errors import ContimgError, OutputError
 from contimg_dask.geometry import BulkColumn, Geometry
@@ -77,8 +78,19 @@ def table_description(geometry: Geometry) -> tuple[dict[str, Any], dict[str, Any
     return description, managers
 
 
-def make_skeleton(path: str, geometry: Geometry) -> None:
-    """Make the Measurement Set with its rows, its subtables empty, its bulk columns all holes.
+def make_skeleton(path: str, geometry: Geometry, columns: RowColumns, vis_units: str) -> None:
+    """Make the Measurement Set with its small columns; its subtables are empty, its bulk holes.
+
+    Parameters
+    ----------
+    path
+        Where nothing is yet.
+    geometry
+        Shape of the table.
+    columns
+        The rows of one window, put into each of them.
+    vis_units
+        Unit of the visibilities; noted only when it is Jy, other readers know no other.
 
     Raises
     ------
@@ -91,10 +103,13 @@ def make_skeleton(path: str, geometry: Geometry) -> None:
         main = tables.table(path, description, dminfo=managers, endian="little", ack=False)
         try:
             main.putinfo({"type": "Measurement Set", "subType": "", "readme": ""})
-            with _zero_fill_discarded(path, set(tile_files(main, geometry).values())):
+            files = tile_files(main, geometry)
+            with _zero_fill_discarded(path, set(files.values())):
                 main.addrows(geometry.rows)
                 main.flush()
-            files = tile_files(main, geometry)
+            _put_row_columns(main, columns, geometry.windows)
+            if vis_units == "Jy":
+                main.putcolkeyword("DATA", "QuantumUnits", [vis_units])
         finally:
             main.close()
         for column in geometry.columns:
@@ -154,50 +169,40 @@ def _add_subtables(path: str) -> None:
         main.close()
 
 
-def put_row_columns(path: str, columns: RowColumns, windows: int, vis_units: str) -> None:
-    """Write the small columns, the same rows for every window.
-
-    Raises
-    ------
-    OutputError
-        It cannot be written.
-    """
+def _put_row_columns(main: Any, columns: RowColumns, windows: int) -> None:
+    """Write the small columns, the same rows for every window."""
     rows = columns.time_mjd_s.size
-    field_id = columns.fields.of_row.astype(np.int32)
-    per_row = {
+    in_runs = {
         "TIME": columns.time_mjd_s,
         "TIME_CENTROID": columns.time_mjd_s,
         "INTERVAL": columns.interval_s,
         "EXPOSURE": columns.interval_s,
-        "ANTENNA1": columns.antenna_1,
-        "ANTENNA2": columns.antenna_2,
-        "UVW": columns.uvw_m,
         "SCAN_NUMBER": columns.scan_number,
-        "FIELD_ID": field_id,
+        "FIELD_ID": columns.fields.of_row.astype(np.int32),
     }
-    with casacore_faults(path):
-        main = tables.table(path, readonly=False, ack=False)
-        try:
-            for name, values in per_row.items():
-                for window in range(windows):
-                    main.putcol(name, values, window * rows, rows)
-            main.putcol("DATA_DESC_ID", np.repeat(np.arange(windows, dtype=np.int32), rows))
-            # Ids and flags that are the same everywhere: one value is enough for this manager,
-            # but it must be written once to be defined.
-            for name in (
-                "ARRAY_ID",
-                "FEED1",
-                "FEED2",
-                "OBSERVATION_ID",
-                "PROCESSOR_ID",
-                "STATE_ID",
-            ):
-                main.putcell(name, 0, 0)
-            main.putcell("FLAG_ROW", 0, False)
-            if vis_units == "Jy":
-                main.putcolkeyword("DATA", "QuantumUnits", [vis_units])
-        finally:
-            main.close()
+    per_row = {"ANTENNA1": columns.antenna_1, "ANTENNA2": columns.antenna_2, "UVW": columns.uvw_m}
+    for name, values in in_runs.items():
+        _put_runs(main, name, np.concatenate([values] * windows))
+    _put_runs(main, "DATA_DESC_ID", np.repeat(np.arange(windows, dtype=np.int32), rows))
+    for name, values in per_row.items():
+        for window in range(windows):
+            main.putcol(name, values, window * rows, rows)
+
+
+def _put_runs(main: Any, name: str, values: npt.NDArray[Any]) -> None:
+    """Write a column that keeps one value over many rows.
+
+    Until a new table is closed the incremental manager takes a value as that of all rows after it,
+    so only the first row of each run is written: 0.5 s less than row by row at full scale. (Once
+    the table has been closed, the same would change that one row.) A column of many short runs
+    (data ordered by baseline) is faster as a whole. Columns not written hold 0 in every row.
+    """
+    starts = np.append(0, np.flatnonzero(values[1:] != values[:-1]) + 1)
+    if starts.size > values.size // 100:
+        main.putcol(name, values)
+        return
+    for row in starts:
+        main.putcell(name, int(row), values[row].item())
 
 
 def open_tile_files(path: str, geometry: Geometry) -> dict[str, str]:
