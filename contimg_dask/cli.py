@@ -1,263 +1,67 @@
-"""The command line: reads options, calls the package, reports. It holds no rule of the domain."""
+"""The command line: one group of commands, each loaded when it is used. No rule of the domain."""
 
 from __future__ import annotations
 
-import json
-import logging
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import click
 
-from contimg_dask import cli_tools
-from contimg_dask.batch import Request, convert_groups
-from contimg_dask.errors import ContimgError, InputError, UsageError
-from contimg_dask.execution.cluster import Cluster
-from contimg_dask.execution.executor import Listener
-from contimg_dask.grouping import assemble_any
-from contimg_dask.model import (
-    ConversionPlan,
-    Group,
-    GroupRecord,
-    Reason,
-    SubbandHeader,
-    UnreadableFile,
-)
-from contimg_dask.naming import parse_file_name, stamp_to_mjd
-from contimg_dask.offline import use_packaged_tables
-from contimg_dask.progress import Counting, bars, closing_table, error_console, say_record
-from contimg_dask.python_api import find_groups, to_mjd
-from contimg_dask.reporting import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    exit_code,
-    report,
-    sort_records,
-)
-from contimg_dask.settings import Settings, load_settings
-from contimg_dask.uvh5.header import peek
+from contimg_dask.reporting import EXIT_INTERRUPTED
 
-_SETTING_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--workers", type=int, metavar="N", help="Embedded worker processes [cores]."),
-    click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),
-    click.option("--direct-ms/--no-direct-ms", default=None,
-                 help="Write into the product, or parts to concatenate [direct]."),
-    click.option("--parallel-subband/--no-parallel-subband", default=None,
-                 help="A task per subband, or one per group [parallel]."),
-    click.option("--on-existing", type=click.Choice(["skip", "fail", "replace"]),
-                 help="When the product is there already [skip]."),
-    click.option("--telescope-name", metavar="NAME", help="In OBSERVATION [DSA_110]."),
-    click.option("--imaging-columns", type=click.Choice(["zero", "copy", "none"]),
-                 help="MODEL_DATA zero, CORRECTED_DATA zero or a copy of DATA [zero]."),
-    click.option("--phase-centre", type=click.Choice(["auto", "meridian", "keep"]),
-                 help="Meridian per integration, or the tracked centre [auto: as the data are]."),
-    click.option("--stage-to-tmpfs/--no-stage-to-tmpfs", default=None,
-                 help="Stage products in memory, where they fit [no]."),
-    click.option("--tmpfs-path", metavar="DIR", help="Where that is [/dev/shm]."),
-    click.option("--scratch-dir", metavar="DIR", help="Stage products on this disk."),
-    click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file."),
-    click.option("--dry-run", is_flag=True, help="Only print what would be done."),
-    click.option("--strict", is_flag=True, help="Exit 1 also for incomplete groups."),
-    click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output."),
-)  # fmt: skip
-_NOT_SETTINGS = {"config", "dry_run", "strict", "as_json"}
+_COMMANDS = {
+    "convert": ("cli_convert:convert", "Convert every complete group in a directory."),
+    "convert-group": ("cli_convert:convert_group", "Convert exactly these files as one group."),
+    "verify": ("cli_tools:verify_command", "Check a product, also against its input."),
+    "simulate": (
+        "cli_tools:simulate_command",
+        "Write subband files with known sources and faults.",
+    ),
+    "doctor": ("cli_tools:doctor_command", "Tell what on this machine would hurt."),
+    "config": ("cli_tools:config_group", "Settings and where they come from."),
+}
+"""Name -> where the command is, and its line in ``--help``, which loads none of them."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _LoadedWhenUsed(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(f"contimg_dask.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LoadedWhenUsed, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("contimg-dask"), prog_name="contimg-dask")
 def cli() -> None:
     """Convert DSA-110 subband files to Measurement Sets on a Dask cluster.
 
     \b
-    contimg-dask convert incoming/ products/        every complete group
-    contimg-dask verify products/science/…/….ms --input incoming/
-    contimg-dask doctor products/                   what on this machine would hurt
+    contimg-dask convert incoming/ products/     every complete group
+    contimg-dask verify MS --input incoming/     every value against its input
+    contimg-dask doctor products/                what on this machine would hurt
     """
-
-
-def setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that both conversions share."""
-    for option in reversed(_SETTING_OPTIONS):
-        command = option(command)
-    return command
-
-
-@dataclass(slots=True, kw_only=True)
-class _Run:
-    """One run of a conversion command: its clock, its records, its console."""
-
-    command: str
-    as_json: bool
-    strict: bool
-    start_s: float = field(default_factory=time.monotonic)
-    seconds: dict[str, float] = field(default_factory=dict)
-    records: list[GroupRecord] = field(default_factory=list)
-    console: Any = field(default_factory=error_console)
-
-    def add(self, record: GroupRecord) -> None:
-        """Keep a record, and say it."""
-        self.records.append(record)
-        if record.outcome in ("published", "failed"):
-            say_record(self.console)(record)
-
-    def finish(self) -> int:
-        """Report everything and return the exit code."""
-        self.seconds["total"] = time.monotonic() - self.start_s
-        closing_table(self.console, sort_records(self.records))
-        if self.as_json:
-            click.echo(json.dumps(report(self.command, self.records, self.seconds), indent=1))
-        return exit_code(self.records, strict=self.strict)
-
-
-@cli.command()
-@click.argument("input_dir", type=click.Path(path_type=Path), metavar="INPUT")
-@click.argument("output_dir", type=click.Path(path_type=Path), metavar="OUTPUT")
-@click.option("--start", metavar="ISO", help="First integration at or after this time (UTC).")
-@click.option("--end", metavar="ISO", help="First integration before this time (UTC).")
-@click.option("--expected-subbands", type=int, metavar="N", help="In a complete group [16].")
-@click.option("--min-subbands", type=int, metavar="N", help="Convert from this many on [all].")
-@setting_options
-def convert(
-    input_dir: Path, output_dir: Path, start: str | None, end: str | None, **options: Any
-) -> None:
-    """Convert every complete group in the directory INPUT to OUTPUT/science/YYYY-MM-DD/ID.ms.
-
-    \b
-    contimg-dask convert incoming/ products/
-    contimg-dask convert incoming/ products/ --start 2025-10-05T03:00 --end 2025-10-05T04:00
-    contimg-dask convert incoming/ products/ --dry-run --json | jq .groups[].id
-    contimg-dask convert incoming/ products/ --scheduler tcp://10.0.0.1:8786 --min-subbands 14
-    """
-    run = _Run(command="convert", as_json=options["as_json"], strict=options["strict"])
-    settings = _settings(options)
-
-    def find() -> list[Group]:
-        counting = Counting(run.console, "reading headers")
-        return find_groups(
-            input_dir, settings.expected_subbands, to_mjd(start), to_mjd(end), counting
-        )
-
-    _convert(run, find, output_dir, settings, settings.min_subbands, options["dry_run"])
-
-
-@cli.command("convert-group")
-@click.argument("output_dir", type=click.Path(path_type=Path), metavar="OUTPUT")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
-@click.option("--id", "group_id", metavar="ID", help="Name of the product: YYYY-MM-DDTHH:MM:SS.")
-@setting_options
-def convert_group(
-    output_dir: Path, files: tuple[Path, ...], group_id: str | None, **options: Any
-) -> None:
-    """Convert exactly these UVH5 files as one group, whatever their names.
-
-    \b
-    contimg-dask convert-group products/ part_a.uvh5 part_b.uvh5
-    contimg-dask convert-group products/ night/*_sb0?.hdf5 --id 2025-10-05T03:12:06
-    """
-    run = _Run(command="convert-group", as_json=options["as_json"], strict=options["strict"])
-    settings = _settings(options)
-
-    def find() -> list[Group]:
-        if group_id is not None and stamp_to_mjd(group_id) is None:
-            raise UsageError(f"--id {group_id}: an id is a time like 2025-10-05T03:12:06")
-        return [_group_of(files, group_id)]
-
-    _convert(run, find, output_dir, settings, None, options["dry_run"])
-
-
-def _group_of(files: tuple[Path, ...], group_id: str | None) -> Group:
-    headers: list[SubbandHeader] = []
-    unreadable: list[UnreadableFile] = []
-    for file in dict.fromkeys(str(path.absolute()) for path in files):
-        try:
-            headers.append(peek(file))
-        except InputError as error:
-            name = parse_file_name(Path(file).name)
-            unreadable.append(
-                UnreadableFile(
-                    path=file,
-                    name_stamp=name.stamp if name else None,
-                    name_number=name.number if name else None,
-                    reason=Reason(code=error.code, text=str(error)),
-                )
-            )
-    return assemble_any(headers, unreadable, group_id)
-
-
-def _settings(options: dict[str, Any]) -> Settings:
-    with _usage_errors():
-        chosen = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
-        return load_settings(chosen, options["config"]).settings
-
-
-@contextmanager
-def _usage_errors() -> Iterator[None]:
-    try:
-        yield
-    except ContimgError as error:
-        click.echo(f"contimg-dask: {error}", err=True)
-        sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
-
-
-def _convert(
-    run: _Run,
-    find: Callable[[], list[Group]],
-    output_dir: Path,
-    settings: Settings,
-    min_subbands: int | None,
-    dry_run: bool,
-) -> None:
-    """Find groups, convert them, report, exit."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    use_packaged_tables()
-
-    @contextmanager
-    def listener(plans: Sequence[ConversionPlan], cluster: Cluster) -> Iterator[Listener]:
-        with bars(run.console, plans, cluster.dashboard) as shown:
-            yield shown
-
-    request = Request(
-        output_dir=output_dir.absolute(),
-        settings=settings,
-        min_subbands=min_subbands,
-        dry_run=dry_run,
-    )
-    code = 0
-    with _usage_errors():
-        try:
-            groups = find()
-            run.seconds["discovery"] = time.monotonic() - run.start_s
-            run.seconds["startup"] = convert_groups(
-                groups, request, listener=listener, on_record=run.add
-            )
-        except KeyboardInterrupt:
-            run.console.print(
-                "interrupted: what is published is whole, the rest left nothing behind"
-            )
-            code = EXIT_INTERRUPTED
-        except ContimgError:
-            run.finish()
-            raise
-    finished = run.finish()
-    sys.exit(code or finished)
-
-
-def _as_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-cli_tools.add_to(cli)
 
 
 def main() -> None:
-    """Run the command line."""
-    cli(prog_name="contimg-dask")
+    """Run the command line; exit with 2 for wrong use and 130 when interrupted."""
+    try:
+        cli(prog_name="contimg-dask", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("contimg-dask: interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)

@@ -22,12 +22,6 @@ from contimg_dask.verification import verify
 _MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
 
-def add_to(group: click.Group) -> None:
-    """Add the commands of this module."""
-    for command in (simulate_command, verify_command, doctor_command, config_group):
-        group.add_command(command)
-
-
 def refuse(error: ContimgError) -> None:
     """Print an error in one line and exit."""
     click.echo(f"contimg-dask: {error}", err=True)

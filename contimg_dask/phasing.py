@@ -14,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from astropy.coordinates import ICRS, EarthLocation, HADec, SkyCoord
 from astropy.time import Time
-from pyuvdata.utils import get_lst_for_time
-from pyuvdata.utils.phasing import calc_frame_pos_angle, calc_uvw
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -88,6 +86,9 @@ def meridian_uvw(
     0.2° in the 2020s), so that v points to the ICRS pole as the FIELD table says; leaving it out
     moves the ends of long baselines by metres.
     """
+    from pyuvdata.utils import get_lst_for_time
+    from pyuvdata.utils.phasing import calc_frame_pos_angle, calc_uvw
+
     times_jd, of_row = np.unique(time_jd, return_inverse=True)
     lst_rad = get_lst_for_time(times_jd, telescope_loc=site)
     dec_rad = np.full(times_jd.size, app_dec_rad)

@@ -32,13 +32,17 @@ def error_console() -> Console:
 class Bars:
     """A bar per group in flight and one over all of them."""
 
-    def __init__(self, progress: Progress, plans: Sequence[ConversionPlan]) -> None:
+    def __init__(
+        self, progress: Progress, plans: Sequence[ConversionPlan], check: Callable[[], None]
+    ) -> None:
         self._progress = progress
+        self._check = check
         self._overall = progress.add_task("all groups", total=len(plans))
         self._bars: dict[str, BarId] = {}
 
     def group_started(self, plan: ConversionPlan) -> None:
         """Begin the group's bar, or begin it again for another attempt."""
+        self._check()
         steps = len(plan.subbands) + 3 if plan.parallel else 1
         if plan.group_id in self._bars:
             self._progress.reset(self._bars[plan.group_id], total=steps)
@@ -48,6 +52,7 @@ class Bars:
     def step_done(self, plan: ConversionPlan, name: str) -> None:
         """Move the group's bar on."""
         del name
+        self._check()
         self._progress.advance(self._bars[plan.group_id])
 
     def group_done(self, plan: ConversionPlan) -> None:
@@ -58,9 +63,15 @@ class Bars:
 
 @contextmanager
 def bars(
-    console: Console, plans: Sequence[ConversionPlan], dashboard: str | None
+    console: Console,
+    plans: Sequence[ConversionPlan],
+    dashboard: str | None,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[Bars]:
-    """Show bars while groups are converted; without a terminal only the closing table follows."""
+    """Show bars while groups are converted; without a terminal only the closing table follows.
+
+    ``check`` is called at every event, and may raise to stop everything.
+    """
     if dashboard is not None:
         console.print(f"Dask dashboard: {dashboard}")
     columns = (
@@ -71,7 +82,7 @@ def bars(
     )
     terminal = console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not terminal) as progress:
-        yield Bars(progress, plans)
+        yield Bars(progress, plans, check)
 
 
 class Counting:
@@ -123,6 +134,8 @@ def closing_table(console: Console, records: Sequence[GroupRecord]) -> None:
         )
     console.print(table)
     for record in records:
+        if record.outcome == "planned":
+            console.print(f"planned {record.id} {record.path} ({record.mode}, tier {record.tier})")
         if record.reason is not None:
             console.print(
                 f"{record.outcome} {record.id} [{record.reason.code}] {record.reason.text}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from multiprocessing import resource_tracker
 from platform import python_version
 from typing import Any
 
@@ -44,12 +47,21 @@ class WorkerFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cluster:
-    """A connected cluster: ``nodes`` maps a host's IP to its number of workers."""
+    """A connected cluster.
+
+    ``nodes`` maps a host's IP to its number of workers. ``halt`` stops the workers of an embedded
+    cluster at once, whatever they are doing; it is None where the cluster is somebody else's.
+    """
 
     client: Client
     nodes: dict[str, int]
     dashboard: str | None
-    embedded: bool
+    halt: Callable[[], None] | None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the cluster is this process's own."""
+        return self.halt is not None
 
 
 @contextmanager
@@ -66,21 +78,66 @@ def embedded_cluster(workers: int | None, memory_limit: str, dashboard: str) -> 
         Address to bind the dashboard to.
     """
     count = workers or len(os.sched_getaffinity(0))
-    with dask.config.set(_EMBEDDED_CONFIGURATION), quiet_distributed():
-        local = LocalCluster(
-            n_workers=count,
+    with (
+        dask.config.set(_EMBEDDED_CONFIGURATION),
+        quiet_distributed(),
+        tempfile.TemporaryDirectory(prefix="contimg-dask-", ignore_cleanup_errors=True) as scratch,
+    ):
+        with _interrupts_deferred():
+            # A cluster that is half up cannot be taken down in order.
+            local = _start(count, memory_limit, dashboard, scratch)
+            client = Client(local, set_as_default=False)
+        try:
+            yield _checked(client, dashboard=local.dashboard_link, halt=lambda: _close(local))
+        finally:
+            with _interrupts_deferred():
+                client.close()
+                _close(local)
+
+
+def _close(local: LocalCluster) -> None:
+    local.close()
+
+
+def _start(workers: int, memory_limit: str, dashboard: str, scratch: str) -> LocalCluster:
+    try:
+        return LocalCluster(
+            n_workers=workers,
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
             memory_limit=memory_limit,
             dashboard_address=dashboard,
+            local_directory=scratch,
             preload=["contimg_dask.execution.embedded_preload"],
         )
-        try:
-            with Client(local, set_as_default=False) as client:
-                yield _checked(client, embedded=True, dashboard=local.dashboard_link)
-        finally:
-            local.close(timeout=5)
+    except (RuntimeError, OSError) as error:
+        raise ClusterError(
+            f"the embedded cluster did not start ({str(error).splitlines()[0][:160]}): see "
+            f"'contimg-dask doctor'"
+        ) from error
+
+
+@contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM for later, so that starting and stopping are done in full."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals go to the main thread only
+        return
+    # A blocked signal stays blocked in the threads and processes started meanwhile: the workers
+    # never see a Ctrl-C, which the terminal sends to all of them. Only the resource tracker would
+    # unblock it when it starts, so it is started before.
+    resource_tracker.ensure_running()
+    was_blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    kept: list[int] = []
+    handler = signal.signal(signal.SIGTERM, lambda number, _: kept.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, was_blocked)
+    if kept:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
@@ -113,10 +170,10 @@ def use_client(client: Client) -> Cluster:
     ClusterError
         There are no workers, or they lack this package or have another version of it.
     """
-    return _checked(client, embedded=False, dashboard=client.dashboard_link)
+    return _checked(client, dashboard=client.dashboard_link, halt=None)
 
 
-def _checked(client: Client, *, embedded: bool, dashboard: str | None) -> Cluster:
+def _checked(client: Client, *, dashboard: str | None, halt: Callable[[], None] | None) -> Cluster:
     info = client.scheduler_info(n_workers=-1)
     workers = info["workers"]
     if not workers:
@@ -139,7 +196,7 @@ def _checked(client: Client, *, embedded: bool, dashboard: str | None) -> Cluste
                 f"same version on both",
                 code="worker-version",
             )
-    return Cluster(client=client, nodes=hosts(client), dashboard=dashboard, embedded=embedded)
+    return Cluster(client=client, nodes=hosts(client), dashboard=dashboard, halt=halt)
 
 
 def hosts(client: Client) -> dict[str, int]:

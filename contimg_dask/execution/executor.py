@@ -272,7 +272,10 @@ class DaskExecutor:
         if not gone:
             return
         futures = [future for running in gone for future in running.futures.values()]
-        self._cluster.client.cancel(futures, force=True)
+        if self._cluster.halt is not None:
+            self._cluster.halt()
+        else:
+            self._cluster.client.cancel(futures, force=True)
         self._discard(gone)
 
 

@@ -13,6 +13,7 @@ import platform
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -271,14 +272,18 @@ def _join(plan: ConversionPlan, attempt: Attempt) -> None:
 
 
 def _check_agreement(plan: ConversionPlan, parts: list[PartRecord]) -> None:
-    for subband, part in zip(plan.subbands, parts, strict=True):
-        for what, digest in part.digests.items():
-            if digest != parts[0].digests[what]:
+    """Hold every subband's axes against those most subbands have, so that the odd one is named."""
+    for what in parts[0].digests:
+        found = [part.digests[what] for part in parts]
+        usual, _ = Counter(found).most_common(1)[0]
+        for subband, digest in zip(plan.subbands, found, strict=True):
+            if digest != usual:
+                path = subband.header.path
+                other = plan.subbands[found.index(usual)].header.path
                 raise DisagreementError(
-                    f"{subband.header.path}: its {what} differ from those in "
-                    f"{plan.subbands[0].header.path}: they are not subbands of one observation; set "
-                    f"the wrong one aside",
-                    path=subband.header.path,
+                    f"{path}: its {what} differ from those in {other} and others: they are not "
+                    f"subbands of one observation; set the wrong one aside",
+                    path=path,
                 )
 
 

@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
-from pyuvdata import UVData
 
 from contimg_dask.errors import InputError
 from contimg_dask.phasing import Fields
@@ -28,6 +27,8 @@ def read_tracked_fields(axes: Axes) -> tuple[Fields, npt.NDArray[np.float64]]:
     InputError
         pyuvdata cannot read the header, or a phase centre is no fixed direction on the sky.
     """
+    from pyuvdata import UVData
+
     data = UVData()
     try:
         with warnings.catch_warnings():
