@@ -191,6 +191,7 @@ def convert_groups(
     listener: Callable[[Sequence[ConversionPlan], Cluster], AbstractContextManager[Listener]],
     cluster: Cluster | None = None,
     on_record: Callable[[GroupRecord], None],
+    on_start: Callable[[int], None] = lambda groups: None,
 ) -> float:
     """Convert groups, handing every record to ``on_record`` as it comes.
 
@@ -203,6 +204,8 @@ def convert_groups(
         is nothing to convert.
     on_record
         Called once per group.
+    on_start
+        Called with the number of groups to convert, before a cluster is started.
 
     Returns
     -------
@@ -226,6 +229,7 @@ def convert_groups(
         on_record(_kept(decision, group, request))
     if not plans:
         return 0.0
+    on_start(len(plans))
     start_s = time.monotonic()
     with nullcontext(cluster) if cluster is not None else open_cluster(request.settings) as ready:
         startup_s = time.monotonic() - start_s

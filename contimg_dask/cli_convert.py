@@ -94,6 +94,10 @@ class _Run:
         if record.outcome in ("published", "failed"):
             say_record(self.console)(record)
 
+    def say_start(self, groups: int) -> None:
+        """Say what the next seconds are spent on."""
+        self.console.print(f"{groups} groups to convert; waiting for workers to start")
+
     def finish(self) -> int:
         """Report everything and return the exit code."""
         self.seconds["total"] = time.monotonic() - self.start_s
@@ -224,7 +228,7 @@ def _convert(
             run.seconds["discovery"] = time.monotonic() - run.start_s
             interrupts.check()
             run.seconds["startup"] = convert_groups(
-                groups, request, listener=listener, on_record=run.add
+                groups, request, listener=listener, on_record=run.add, on_start=run.say_start
             )
         except KeyboardInterrupt:
             run.console.print(

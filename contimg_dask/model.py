@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -192,6 +193,11 @@ class Attempt:
     number: int
     directory: str
     submitted_s: float
+
+    @property
+    def name(self) -> str:
+        """Name of the attempt, unlike any other's."""
+        return os.path.basename(self.directory)
 
     @property
     def product(self) -> str:

@@ -55,11 +55,16 @@ def staged_bytes(subbands: Sequence[Subband], options: ProductOptions, *, direct
     """Return a bound on what an attempt writes, exact for the bulk columns [bytes]."""
     geometry = product_geometry(subbands, options)
     copied = options.imaging_columns == "copy"
-    product = geometry.bulk_bytes(corrected=copied) + geometry.rows * _ROW_BYTES + _TABLE_BYTES
+    product = geometry.bulk_bytes(corrected=copied) + table_bytes(geometry.rows)
     if direct:
         return product
     # Parts stand beside the product until they are concatenated, each with its own headers.
     return 2 * product + len(subbands) * _TABLE_BYTES
+
+
+def table_bytes(rows: int) -> int:
+    """Return a bound on what casacore writes for a table of so many rows, its bulk aside [bytes]."""
+    return rows * _ROW_BYTES + _TABLE_BYTES
 
 
 def plan_group(

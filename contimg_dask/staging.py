@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +122,21 @@ def _cgroup_free_bytes(otherwise: int) -> int:
         return otherwise if limit == "max" else int(limit) - int(_CGROUP_USED.read_text())
     except OSError:
         return otherwise
+
+
+def prove_room(directory: str, size_bytes: int) -> None:
+    """Take so much space below a directory, and give it back.
+
+    casacore ends the whole process when a disk becomes full under it, so the space for what it is
+    about to write is tried first.
+
+    Raises
+    ------
+    OSError
+        ENOSPC, and nothing is left.
+    """
+    with tempfile.TemporaryFile(dir=directory) as file:
+        os.posix_fallocate(file.fileno(), 0, size_bytes)
 
 
 def open_attempt_directory(directory: str) -> None:

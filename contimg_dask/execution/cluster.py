@@ -20,8 +20,7 @@ from distributed import Client, LocalCluster
 
 from contimg_dask.errors import ClusterError
 
-_CONNECT_TIMEOUT_S = 10
-_START_TIMEOUT_S = 60
+_CONNECT_TIMEOUT_S = 5
 
 _EMBEDDED_CONFIGURATION = {
     # One death of a worker ends the attempt: whether to try again is decided here, not by Dask.

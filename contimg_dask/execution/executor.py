@@ -113,7 +113,7 @@ class DaskExecutor:
         watched_s = time.monotonic()
         try:
             while waiting or self._running:
-                while waiting and (node := self._free_node()) is not None:
+                while waiting and (node := self._free_node(waiting[0][1])) is not None:
                     self._submit(*waiting.popleft(), node)
                 for completion in self._next():
                     retry = completion.error is not None and completion.error.retryable
@@ -128,13 +128,23 @@ class DaskExecutor:
         finally:
             self._abandon()
 
-    def _free_node(self) -> str | None:
-        """Return the node with the fewest groups per worker, or None when all have enough."""
-        load = dict.fromkeys(self._cluster.nodes, 0)
-        for running in self._running:
-            load[running.node] = load.get(running.node, 0) + 1
-        free = [node for node in self._cluster.nodes if load[node] < self._groups_per_node]
-        return min(free, key=lambda node: load[node] / self._cluster.nodes[node], default=None)
+    def _free_node(self, attempt: int) -> str | None:
+        """Return the node with the fewest groups per worker, or None when none has room.
+
+        A second attempt gets a node for itself: when a worker dies, every group with a task queued
+        there is lost with it, so a group that kills its workers must not take another one along.
+        """
+        running = {
+            node: [r for r in self._running if r.node == node] for node in self._cluster.nodes
+        }
+        most = self._groups_per_node if attempt == 1 else 1
+        free = [
+            node
+            for node, groups in running.items()
+            if len(groups) < most and all(group.attempt.number == 1 for group in groups)
+        ]
+        workers = self._cluster.nodes
+        return min(free, key=lambda node: len(running[node]) / workers[node], default=None)
 
     def _submit(self, plan: ConversionPlan, number: int, node: str) -> None:
         name = f"{plan.group_id}.{number}.{uuid.uuid4().hex[:8]}"
@@ -168,7 +178,7 @@ class DaskExecutor:
         # The key begins with the step and goes on with the group, which begins with a digit: that
         # is what the dashboard groups by.
         kind, _, subband = name.partition("-")
-        key = f"{kind}-{os.path.basename(running.attempt.directory)}"
+        key = f"{kind}-{running.attempt.name}"
         future = self._cluster.client.submit(
             step,
             *arguments,
@@ -255,7 +265,7 @@ class DaskExecutor:
             client.submit(
                 steps.discard_attempt,
                 running.attempt,
-                key=f"discard-{os.path.basename(running.attempt.directory)}",
+                key=f"discard-{running.attempt.name}",
                 workers=[running.node],
                 priority=1,
                 pure=False,

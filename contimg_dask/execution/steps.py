@@ -42,8 +42,14 @@ from contimg_dask.ms.subtables import Observed, put_subtables
 from contimg_dask.ms.tiles import TileWriter
 from contimg_dask.ms.verify import quick_check
 from contimg_dask.offline import earth_orientation_warning, use_packaged_tables
-from contimg_dask.publishing import inspect_target, publish, write_manifest
-from contimg_dask.staging import check_room, open_attempt_directory, remove_attempt_directory
+from contimg_dask.planning import table_bytes
+from contimg_dask.publishing import publish, read_manifest, write_manifest
+from contimg_dask.staging import (
+    check_room,
+    open_attempt_directory,
+    prove_room,
+    remove_attempt_directory,
+)
 from contimg_dask.uvh5.header import Axes, read_axes, read_frequencies
 from contimg_dask.uvh5.reader import SubbandReader
 
@@ -140,6 +146,7 @@ def _make_table(
         products=whole.products,
         imaging_columns=whole.imaging_columns,
     )
+    prove_room(os.path.dirname(path), table_bytes(geometry.rows))
     make_skeleton(path, geometry, columns, axes.vis_units)
     put_subtables(
         path,
@@ -235,7 +242,7 @@ def reduce_parts(
     """
     start_s = time.time()
     with _working(plan):
-        if inspect_target(Path(plan.target), plan).state == "whole":
+        if (read_manifest(Path(plan.target)) or {}).get("attempt") == attempt.name:
             # This step ran before, and its worker died before it could say so.
             remove_attempt_directory(attempt.directory)
             return _product(plan, attempt, False, {}, parts, rows.notes)
@@ -306,7 +313,7 @@ def _write_manifest(
 ) -> None:
     facts = {
         "software": software(),
-        "attempt": attempt.number,
+        "attempt": attempt.name,
         "node": socket.gethostname(),
         "seconds": {step: round(value, 4) for step, value in seconds.items()},
         "notes": [*plan.notes, *notes],

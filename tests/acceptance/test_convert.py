@@ -1,0 +1,319 @@
+"""`contimg-dask convert` as a user sees it: outcomes, exit codes, JSON, what stands on disk."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+
+from contimg_dask import convert_subband_groups_to_ms
+from contimg_dask.publishing import MANIFEST_NAME, read_manifest
+
+from .conftest import make_groups, run, tree
+
+FIRST, SECOND = "2025-10-05T03:12:06", "2025-10-05T03:17:15"
+GROUP_KEYS = {
+    "id", "start_mjd", "present", "missing", "outcome", "reason", "path", "bytes_in", "bytes_out",
+    "mode", "tier", "node", "seconds", "attempts", "unreadable", "notes",
+}  # fmt: skip
+
+
+def product(output: Path, group_id: str = FIRST, kind: str = "science") -> Path:
+    return output / kind / group_id[:10] / f"{group_id}.ms"
+
+
+@pytest.fixture(scope="module")
+def incoming(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two complete groups and one that lacks a subband."""
+    directory = tmp_path_factory.mktemp("incoming")
+    make_groups(directory, "missing:2:3", groups=3, subbands=4)
+    return directory
+
+
+@pytest.fixture
+def convert(client: Client, incoming: Path, tmp_path: Path) -> Any:
+    """Convert the shared groups on the shared cluster; returns records by id."""
+
+    def call(**options: Any) -> dict[str, dict[str, Any]]:
+        chosen = {"expected_subbands": 4, "client": client} | options
+        records = convert_subband_groups_to_ms(incoming, tmp_path / "out", **chosen)
+        return {record["id"]: record for record in records}
+
+    return call
+
+
+def test_every_complete_group_is_published_and_reported_as_json(
+    incoming: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = run("convert", incoming, out, "--expected-subbands", "4", "--json", "--workers", "1")
+    assert done.code == 0, done.err
+    report = done.report
+    assert set(report) == {"schema", "command", "counts", "seconds", "groups"}
+    assert report["schema"] == "contimg-dask.report/1"
+    assert report["command"] == "convert"
+    assert report["counts"] == {
+        "groups": 3, "published": 2, "skipped": 0, "failed": 0, "incomplete": 1, "planned": 0,
+    }  # fmt: skip
+    assert {"discovery", "startup", "total"} <= set(report["seconds"])
+    assert all(set(group) == GROUP_KEYS for group in report["groups"])
+    first = done.group(FIRST)
+    assert first["outcome"] == "published"
+    assert first["path"] == str(product(out))
+    assert first["present"] == [0, 1, 2, 3]
+    assert first["bytes_in"] == sum(f.stat().st_size for f in incoming.glob(f"{FIRST}*"))
+    assert first["bytes_out"] > 0
+    assert first["mode"] == "direct-parallel"
+    assert {"rows", "parts", "reduce", "verify", "publish", "total"} <= set(first["seconds"])
+    incomplete = report["groups"][2]
+    assert incomplete["outcome"] == "incomplete"
+    assert incomplete["missing"] == [3]
+    assert incomplete["reason"]["code"] == "missing-subbands"
+    assert tree(out) == [
+        "science",
+        "science/2025-10-05",
+        f"science/2025-10-05/{FIRST}.ms",
+        f"science/2025-10-05/{SECOND}.ms",
+    ]
+    assert "Dask dashboard: http://127.0.0.1" in done.err
+    assert "published" in done.err
+
+
+def test_a_product_passes_verification_against_its_input(convert: Any, incoming: Path) -> None:
+    path = convert()[FIRST]["path"]
+    done = run("verify", path, "--input", incoming)
+    assert (done.code, done.err) == (0, "")
+    assert "every value equals its input" in done.out
+
+
+def test_verification_finds_one_changed_value(convert: Any, incoming: Path) -> None:
+    path = Path(convert()[FIRST]["path"])
+    tile_file = max(path.glob("table.f*_TSM0"), key=lambda file: file.stat().st_blocks)
+    with tile_file.open("r+b") as file:
+        file.seek(1003)
+        byte = file.read(1)
+        file.seek(1003)
+        file.write(bytes([byte[0] ^ 1]))
+    done = run("verify", path, "--input", incoming)
+    assert done.code == 1
+    assert "differs from" in done.out
+    assert done.out.count("\n") == 1
+
+
+def test_dry_run_says_what_would_be_done_and_does_nothing(incoming: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run("convert", incoming, out, "--expected-subbands", "4", "--dry-run", "--json")
+    assert done.code == 0
+    assert not out.exists()
+    planned = done.group(FIRST)
+    assert set(planned) == GROUP_KEYS
+    assert planned["outcome"] == "planned"
+    assert planned["path"] == str(product(out))
+    assert (planned["mode"], planned["tier"]) == ("direct-parallel", "destination")
+    assert planned["bytes_out"] > 0
+    assert "dashboard" not in done.err
+    assert f"planned {FIRST} {product(out)}" in done.err
+
+
+def test_strict_makes_an_incomplete_group_a_failure(incoming: Path, tmp_path: Path) -> None:
+    options = ("--expected-subbands", "4", "--dry-run")
+    assert run("convert", incoming, tmp_path, *options).code == 0
+    assert run("convert", incoming, tmp_path, *options, "--strict").code == 1
+
+
+def test_nothing_complete_is_an_exit_code_of_its_own(incoming: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert run("convert", empty, tmp_path / "out").code == 3
+    done = run("convert", incoming, tmp_path / "out", "--json")  # 16 subbands are expected
+    assert done.code == 3
+    assert done.report["counts"]["incomplete"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["convert", "{tmp}/no-such", "{tmp}/out"], "No such file or directory"),
+        (["convert", "{tmp}", "{tmp}/out", "--start", "yesterday"], "is not a time"),
+        (
+            ["convert", "{tmp}", "{tmp}/out", "--start", "2025-10-06", "--end", "2025-10-05"],
+            "start",
+        ),
+        (["convert", "{tmp}", "{tmp}/out", "--min-subbands", "17"], "17"),
+        (["convert", "{tmp}", "{tmp}/out", "--workers", "0"], "workers"),
+        (["convert", "{tmp}"], "OUTPUT"),
+        (["convert", "{tmp}", "{tmp}/out", "--on-existing", "ask"], "ask"),
+        (["convert", "{tmp}", "{tmp}/out", "--no-such-option"], "no-such-option"),
+        (["convert-group", "{tmp}/out"], "FILE"),
+        (["convert-group", "{tmp}/out", "{tmp}/a.uvh5", "--id", "../../etc"], "--id"),
+        (["verify", "{tmp}/no-such.ms"], "no Measurement Set"),
+        (["simulate", "{tmp}/s", "--fault", "nonsense:0:0"], "nonsense"),
+        (["simulate", "{tmp}/s", "--source", "1,2"], "--source"),
+        (["config", "show", "--config", "{tmp}/no-such.toml"], "no-such.toml"),
+        (["no-such-command"], "no-such-command"),
+    ],
+)
+def test_wrong_use_is_one_clear_line_and_exit_code_2(
+    arguments: list[str], says: str, tmp_path: Path
+) -> None:
+    done = run(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert done.code == 2
+    assert says in done.err
+    assert "Traceback" not in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_range_is_half_open_and_by_the_first_integration(convert: Any) -> None:
+    # The first integration's centre lies 6.44 s after the group's stamp.
+    records = convert(
+        start_time="2025-10-05T03:12:07", end_time="2025-10-05T03:17:20", dry_run=True
+    )
+    assert list(records) == [FIRST]
+    centre = "2025-10-05T03:17:21.680"
+    assert SECOND in convert(start_time=centre, dry_run=True)
+    assert FIRST not in convert(start_time=centre, dry_run=True)
+
+
+def test_a_whole_product_is_skipped_without_being_touched(convert: Any) -> None:
+    path = Path(convert()[FIRST]["path"])
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    again = convert()[FIRST]
+    assert again["outcome"] == "skipped"
+    assert again["path"] == str(path)
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+
+
+def test_on_existing_fail_reports_and_replace_makes_it_anew(convert: Any) -> None:
+    path = Path(convert()[FIRST]["path"])
+    inode = path.stat().st_ino
+    failed = convert(on_existing="fail")[FIRST]
+    assert (failed["outcome"], failed["reason"]["code"]) == ("failed", "already-published")
+    assert path.stat().st_ino == inode
+    replaced = convert(on_existing="replace")[FIRST]
+    assert replaced["outcome"] == "published"
+    assert path.stat().st_ino != inode
+    assert not (path.parents[2] / "failed").exists()
+
+
+def spoil_manifest(path: Path) -> None:
+    (path / MANIFEST_NAME).write_text("{")
+
+
+def shorten_bulk(path: Path) -> None:
+    file = max(path.glob("table.f*_TSM0"), key=lambda file: file.stat().st_blocks)
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size - 1)
+
+
+def empty_directory(path: Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def plain_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("mine")
+
+
+def remove_table(path: Path) -> None:
+    (path / "table.dat").unlink()
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_manifest, shorten_bulk, empty_directory, plain_file, remove_table]
+)
+def test_anything_but_the_whole_product_at_the_target_is_left_alone(
+    convert: Any, spoil: Any, tmp_path: Path
+) -> None:
+    path = Path(convert()[FIRST]["path"])
+    spoil(path)
+    before = sorted(
+        (str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in [path, *path.rglob("*")]
+    )
+    record = convert()[FIRST]
+    assert (record["outcome"], record["reason"]["code"]) == ("failed", "target-occupied")
+    assert str(path) in record["reason"]["text"]
+    after = sorted(
+        (str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in [path, *path.rglob("*")]
+    )
+    assert after == before
+    assert (tmp_path / "out" / "failed" / FIRST[:10] / f"{FIRST}.json").is_file()
+
+
+def test_other_options_make_another_product_which_does_not_overwrite(convert: Any) -> None:
+    convert()
+    record = convert(telescope_name="OVRO_MMA")[FIRST]
+    assert (record["outcome"], record["reason"]["code"]) == ("failed", "target-occupied")
+
+
+@pytest.mark.parametrize("kind", ["science", "calibrators"])
+def test_the_same_observation_is_found_under_another_id_or_kind(
+    convert: Any, tmp_path: Path, kind: str
+) -> None:
+    path = Path(convert()[FIRST]["path"])
+    other = product(tmp_path / "out", "2025-10-05T03:12:05", kind)
+    other.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(other)
+    record = convert()[FIRST]
+    assert record["outcome"] == "skipped"
+    assert record["path"] == str(other)
+    assert not path.exists()
+
+
+def test_a_later_success_removes_the_record_of_a_failure(convert: Any, tmp_path: Path) -> None:
+    target = product(tmp_path / "out")
+    target.parent.mkdir(parents=True)
+    target.write_text("in the way")
+    assert convert()[FIRST]["outcome"] == "failed"
+    target.unlink()
+    assert convert()[FIRST]["outcome"] == "published"
+    assert not (tmp_path / "out" / "failed").exists()
+
+
+@pytest.mark.parametrize(("direct", "parallel"), [(True, False), (False, True), (False, False)])
+def test_every_mode_makes_the_same_bulk_bytes(
+    convert: Any, client: Client, incoming: Path, tmp_path: Path, direct: bool, parallel: bool
+) -> None:
+    usual = Path(convert()[FIRST]["path"])
+    records = convert_subband_groups_to_ms(
+        incoming,
+        tmp_path / "other",
+        client=client,
+        expected_subbands=4,
+        direct_ms=direct,
+        parallel_subband=parallel,
+    )
+    assert records[0]["mode"] == (
+        f"{'direct' if direct else 'parts'}-{'parallel' if parallel else 'serial'}"
+    )
+    other = Path(records[0]["path"])
+    names = sorted(file.name for file in usual.glob("table.f*"))
+    assert names == sorted(file.name for file in other.glob("table.f*"))
+    for name in names:
+        assert (usual / name).read_bytes() == (other / name).read_bytes(), name
+    assert read_manifest(usual)["plan_hash"] == read_manifest(other)["plan_hash"]
+
+
+@pytest.mark.parametrize("tier", ["tmpfs", "scratch"])
+def test_staging_elsewhere_is_used_on_request_and_left_clean(
+    convert: Any, tmp_path: Path, tier: str
+) -> None:
+    elsewhere = Path("/dev/shm") / f"contimg-test-{tmp_path.name}"
+    elsewhere.mkdir()
+    try:
+        if tier == "tmpfs":
+            record = convert(stage_to_tmpfs=True, tmpfs_path=elsewhere)[FIRST]
+        else:
+            record = convert(scratch_dir=elsewhere)[FIRST]
+        assert (record["outcome"], record["tier"]) == ("published", tier)
+        assert list(elsewhere.iterdir()) == []
+    finally:
+        shutil.rmtree(elsewhere)
+    assert all("staging" not in name and "incoming" not in name for name in tree(tmp_path / "out"))
+    sizes = [
+        (f.stat().st_size, f.stat().st_blocks * 512) for f in Path(record["path"]).glob("*TSM0")
+    ]
+    assert any(allocated < size // 2 for size, allocated in sizes), "holes were filled on the way"

@@ -1,0 +1,112 @@
+"""The conversion from Python: notebooks, clients of one's own, paths of one's own."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from astropy.time import Time, TimeDelta
+from distributed import Client
+
+import contimg_dask
+from contimg_dask import UsageError, convert_subband_groups_to_ms, create_path_mapper
+
+from .conftest import make_groups
+
+GROUP = "2025-10-05T03:12:06"
+
+
+@pytest.fixture(scope="module")
+def incoming(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("incoming")
+    make_groups(directory, subbands=2)
+    return directory
+
+
+def test_it_works_inside_a_running_event_loop_with_a_cluster_of_its_own(
+    incoming: Path, tmp_path: Path
+) -> None:
+    async def cell() -> list[dict[str, object]]:
+        return convert_subband_groups_to_ms(incoming, tmp_path, expected_subbands=2, max_workers=1)
+
+    records = asyncio.run(cell())
+    assert [record["outcome"] for record in records] == ["published"]
+
+
+def test_a_client_of_the_users_is_used_and_left_open(
+    incoming: Path, tmp_path: Path, client: Client
+) -> None:
+    records = convert_subband_groups_to_ms(incoming, tmp_path, expected_subbands=2, client=client)
+    assert records[0]["outcome"] == "published"
+    assert client.status == "running"
+
+
+def test_times_may_be_astropy_times(incoming: Path, tmp_path: Path, client: Client) -> None:
+    def found(start: Time, end: Time) -> int:
+        return len(
+            convert_subband_groups_to_ms(
+                incoming, tmp_path, start, end, expected_subbands=2, client=client, dry_run=True
+            )
+        )
+
+    start = Time("2025-10-05T03:12:00")
+    assert found(start, start + TimeDelta(60, format="sec")) == 1
+    assert found(start - TimeDelta(60, format="sec"), start) == 0
+    assert found(start.tai, (start + TimeDelta(60, format="sec")).tai) == 1
+
+
+@pytest.mark.parametrize(
+    ("mapper", "where"),
+    [
+        (lambda name, out: f"{out}/flat-{name[:10]}.ms", "out/flat-2025-10-05.ms"),
+        (None, f"out/science/2025-10-05/{GROUP}.ms"),
+    ],
+)
+def test_a_path_mapper_overrides_the_dated_layout(
+    incoming: Path, tmp_path: Path, client: Client, mapper: object, where: str
+) -> None:
+    records = convert_subband_groups_to_ms(
+        incoming, tmp_path / "out", expected_subbands=2, client=client, path_mapper=mapper
+    )
+    assert records[0]["path"] == str(tmp_path / where)
+    assert (tmp_path / where / "table.dat").is_file()
+
+
+def test_the_ready_made_mappers_follow_the_layout(
+    incoming: Path, tmp_path: Path, client: Client
+) -> None:
+    mapper = create_path_mapper(tmp_path / "cal", is_calibrator=True)
+    records = convert_subband_groups_to_ms(
+        incoming, tmp_path / "out", expected_subbands=2, client=client, path_mapper=mapper
+    )
+    assert records[0]["path"] == str(tmp_path / "cal" / "calibrators" / GROUP[:10] / f"{GROUP}.ms")
+    again = convert_subband_groups_to_ms(
+        incoming, tmp_path / "out", expected_subbands=2, client=client, path_mapper=mapper
+    )
+    assert again[0]["outcome"] == "skipped"
+
+
+def test_the_record_is_the_same_as_the_one_of_the_command(
+    incoming: Path, tmp_path: Path, client: Client
+) -> None:
+    record = convert_subband_groups_to_ms(
+        incoming, tmp_path, expected_subbands=2, client=client, telescope_name="OVRO_MMA"
+    )[0]
+    assert record["id"] == GROUP
+    assert record["seconds"]["total"] > 0
+    assert record["missing"] == ()
+
+
+def test_a_wrong_argument_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no-such"):
+        convert_subband_groups_to_ms(tmp_path / "no-such", tmp_path / "out")
+    with pytest.raises(UsageError, match="imaging_columns"):
+        convert_subband_groups_to_ms(tmp_path, tmp_path, imaging_columns="half")  # type: ignore[arg-type]
+
+
+def test_public_names_are_there() -> None:
+    for name in contimg_dask.__all__:
+        assert getattr(contimg_dask, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        contimg_dask.no_such_name  # noqa: B018
