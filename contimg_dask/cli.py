@@ -9,6 +9,7 @@ from importlib.metadata import version
 import click
 
 from contimg_dask.reporting import EXIT_INTERRUPTED
+from contimg_dask.settings import apply_process_environment
 
 _COMMANDS = {
     "convert": ("cli_convert:convert", "Convert every complete group in a directory."),
@@ -57,6 +58,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; exit with 2 for wrong use and 130 when interrupted."""
+    apply_process_environment()
     try:
         cli(prog_name="contimg-dask", standalone_mode=False)
     except click.ClickException as error:

@@ -13,6 +13,7 @@ import click
 from contimg_dask.doctor import diagnose
 from contimg_dask.errors import ContimgError, UsageError
 from contimg_dask.faults import FAULT_KINDS, Fault
+from contimg_dask.offline import use_packaged_tables
 from contimg_dask.progress import Counting, error_console
 from contimg_dask.reporting import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from contimg_dask.settings import describe, load_settings
@@ -79,6 +80,7 @@ def simulate_command(directory: Path, **options: Any) -> None:
     contimg-dask simulate incoming/ --antennas 12 --integrations 4
     contimg-dask simulate incoming/ --groups 3 --fault missing:0:3 --fault truncated:1:7
     """  # fmt: skip
+    use_packaged_tables()
     try:
         observation = Observation(
             start=options["start"],

@@ -110,3 +110,24 @@ def test_public_names_are_there() -> None:
         assert getattr(contimg_dask, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         contimg_dask.no_such_name  # noqa: B018
+
+
+def test_a_date_past_the_earth_orientation_tables_gives_one_warning_and_a_result(
+    tmp_path: Path, client: Client
+) -> None:
+    make_groups(tmp_path / "in", subbands=2, start="2045-01-02T03:04:05")
+    records = convert_subband_groups_to_ms(
+        tmp_path / "in", tmp_path / "out", expected_subbands=2, client=client
+    )
+    assert records[0]["outcome"] == "published"
+    late = [note for note in records[0]["notes"] if "Earth-orientation" in note]
+    assert len(late) == 1
+
+
+def test_a_date_within_the_tables_gives_no_warning(tmp_path: Path, client: Client) -> None:
+    make_groups(tmp_path / "in", subbands=2, start=Time.now().strftime("%Y-%m-%dT%H:%M:%S"))
+    records = convert_subband_groups_to_ms(
+        tmp_path / "in", tmp_path / "out", expected_subbands=2, client=client
+    )
+    assert records[0]["outcome"] == "published"
+    assert records[0]["notes"] == ()
