@@ -61,6 +61,7 @@ class Request:
             telescope_name=self.settings.telescope_name,
             imaging_columns=self.settings.imaging_columns,
             phase_centre=self.settings.phase_centre,
+            spw=self.settings.spw,
         )
 
     @property
@@ -86,7 +87,7 @@ def decide(groups: Sequence[Group], request: Request) -> list[GroupRecord | Conv
 
 def _decide(group: Group, request: Request, index: StartIndex) -> GroupRecord | ConversionPlan:
     minimum = request.min_subbands or group.expected
-    reason = is_convertible(group, minimum)
+    reason = is_convertible(group, minimum, request.settings.spw)
     if reason is not None:
         outcome: OutcomeName = "incomplete" if reason.code == "missing-subbands" else "failed"
         return record_of(group, outcome, reason=reason)

@@ -55,6 +55,8 @@ _SETTING_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--telescope-name", metavar="NAME", help="In OBSERVATION [DSA_110]."),
     click.option("--imaging-columns", type=click.Choice(["zero", "copy", "none"]),
                  help="MODEL_DATA zero, CORRECTED_DATA zero or a copy of DATA [zero]."),
+    click.option("--spw", type=click.Choice(["subband", "single"]),
+                 help="A spectral window per subband, or a single one [subband]."),
     click.option("--phase-centre", type=click.Choice(["auto", "meridian", "keep"]),
                  help="Meridian per integration, or the tracked centre [auto: as the data are]."),
     click.option("--stage-to-tmpfs/--no-stage-to-tmpfs", default=None,

@@ -19,6 +19,7 @@ SAME_START_TOLERANCE_D = 1e-3 / 86400.0
 Kind = Literal["science", "calibrator"]
 ImagingColumns = Literal["zero", "copy", "none"]
 PhaseCentre = Literal["auto", "meridian", "keep"]
+SpectralWindows = Literal["subband", "single"]
 OnExisting = Literal["skip", "fail", "replace"]
 OutcomeName = Literal["published", "skipped", "failed", "incomplete", "planned"]
 
@@ -125,6 +126,7 @@ class ProductOptions:
     telescope_name: str = "DSA_110"
     imaging_columns: ImagingColumns = "zero"
     phase_centre: PhaseCentre = "auto"
+    spw: SpectralWindows = "subband"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +210,10 @@ class Attempt:
         """Tile bytes of a bulk column, until they are put into the product."""
         return f"{self.directory}/{column}.tiles"
 
+    def weight_file(self, subband: Subband) -> str:
+        """One subband's own WEIGHT, where the product's is of the whole band."""
+        return f"{self.directory}/WEIGHT.{subband.name}"
+
     def part(self, subband: Subband) -> str:
         """The one-subband Measurement Set of the non-direct mode."""
         return f"{self.directory}/{subband.name}.ms"
@@ -227,7 +233,8 @@ class StepRecord:
 class PartRecord:
     """What became of one subband; counts are of values (row × channel × product).
 
-    ``digests`` are of the axes all subbands of a group must share.
+    ``weights_uniform`` says that in every row all channels have the same weight; ``digests`` are of
+    the axes all subbands of a group must share.
     """
 
     subband: str
@@ -237,6 +244,7 @@ class PartRecord:
     bytes_written: int
     values_flagged: int
     values_not_finite: int
+    weights_uniform: bool
     reader: str
     digests: dict[str, str]
 

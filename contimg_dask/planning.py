@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from contimg_dask.geometry import product_geometry
 from contimg_dask.model import (
@@ -12,6 +13,7 @@ from contimg_dask.model import (
     OnExisting,
     ProductOptions,
     Reason,
+    SpectralWindows,
     Subband,
 )
 
@@ -22,7 +24,9 @@ _TABLE_BYTES = 4_000_000
 _CASACORE_CODES = frozenset({-1, -2, -3, -4, -5, -6, -7, -8})
 
 
-def is_convertible(group: Group, min_subbands: int) -> Reason | None:
+def is_convertible(
+    group: Group, min_subbands: int, spw: SpectralWindows = "subband"
+) -> Reason | None:
     """Return why a group must not be converted, or None.
 
     The reason code is ``missing-subbands`` when it is merely incomplete, which is no error;
@@ -41,6 +45,12 @@ def is_convertible(group: Group, min_subbands: int) -> Reason | None:
             text=f"{len(group.subbands)} of {group.expected} subbands present, at least "
             f"{min_subbands} needed; missing: {', '.join(f'sb{n:02d}' for n in group.missing)}",
         )
+    if spw == "single" and (gap := _band_gap(group)) is not None:
+        return Reason(
+            code="band-not-whole",
+            text=f"group {group.id}: the band has a gap after {gap.header.path}, and a single window "
+            f"needs every subband: use --spw subband",
+        )
     strange = set(group.subbands[0].header.products) - _CASACORE_CODES
     if strange:
         return Reason(
@@ -49,6 +59,15 @@ def is_convertible(group: Group, min_subbands: int) -> Reason | None:
             f"neither linear nor circular; convert them with pyuvdata first",
         )
     return None
+
+
+def _band_gap(group: Group) -> Subband | None:
+    """Return the last subband before a gap in the band, or None when it is whole."""
+    for lower, upper in pairwise(group.subbands):
+        step_hz = upper.header.lowest_freq_hz - lower.header.highest_freq_hz
+        if abs(step_hz - lower.header.channel_width_hz) > 0.1 * lower.header.channel_width_hz:
+            return lower
+    return group.subbands[-1] if group.missing else None
 
 
 def staged_bytes(subbands: Sequence[Subband], options: ProductOptions, *, direct: bool) -> int:

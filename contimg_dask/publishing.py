@@ -57,7 +57,10 @@ def write_manifest(directory: str, plan: ConversionPlan, facts: dict[str, Any]) 
             }
             for subband in plan.subbands
         ],
-        "windows": {subband.name: index for index, subband in enumerate(plan.subbands)},
+        "windows": {
+            subband.name: index if plan.options.spw == "subband" else 0
+            for index, subband in enumerate(plan.subbands)
+        },
         "missing": list(plan.missing),
         "unreadable": [asdict(file) for file in plan.unreadable],
         "options": asdict(plan.options),

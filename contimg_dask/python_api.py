@@ -23,6 +23,7 @@ from contimg_dask.model import (
     Kind,
     OnExisting,
     PhaseCentre,
+    SpectralWindows,
 )
 from contimg_dask.naming import PathMapper
 from contimg_dask.offline import packaged_tables
@@ -54,6 +55,7 @@ def convert_subband_groups_to_ms(
     telescope_name: str | None = None,
     imaging_columns: ImagingColumns | None = None,
     phase_centre: PhaseCentre | None = None,
+    spw: SpectralWindows | None = None,
     kind: Kind = "science",
     dry_run: bool = False,
 ) -> list[dict[str, Any]]:
@@ -84,7 +86,7 @@ def convert_subband_groups_to_ms(
         A Dask client to use; its workers must have this package. It is left open.
     scheduler
         Or the address of a scheduler to connect to.
-    expected_subbands, min_subbands, on_existing, telescope_name, imaging_columns, phase_centre
+    expected_subbands, min_subbands, on_existing, telescope_name, imaging_columns, phase_centre, spw
         As the options of ``contimg-dask convert``; None takes the configured value.
     kind
         ``science`` or ``calibrator``: which branch of the layout.
@@ -125,6 +127,7 @@ def convert_subband_groups_to_ms(
             "telescope_name": telescope_name,
             "imaging_columns": imaging_columns,
             "phase_centre": phase_centre,
+            "spw": spw,
         }
     )
     request = Request(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from contimg_dask.errors import UsageError
-from contimg_dask.model import ImagingColumns, OnExisting, PhaseCentre
+from contimg_dask.model import ImagingColumns, OnExisting, PhaseCentre, SpectralWindows
 
 ENVIRONMENT_PREFIX = "CONTIMG_DASK_"
 CONFIG_VARIABLE = "CONTIMG_DASK_CONFIG"
@@ -101,6 +101,9 @@ class Settings:
     phase_centre: PhaseCentre = field(
         default="auto",
         metadata=_takes("meridian of each integration, or the tracked centre; auto: as it came"),
+    )
+    spw: SpectralWindows = field(
+        default="subband", metadata=_takes("a spectral window per subband, or a single one")
     )
     stage_to_tmpfs: bool = field(
         default=False, metadata=_takes("write the product in memory first, then copy it out")

@@ -9,7 +9,7 @@ from contimg_dask.discovery import discover
 from contimg_dask.errors import InputError, UsageError
 from contimg_dask.model import MJD_JD_OFFSET_D, Subband, SubbandHeader
 from contimg_dask.ms.structure import check_structure, window_facts
-from contimg_dask.ms.verify import Finding, compare_with_input
+from contimg_dask.ms.verify import Finding, Placement, compare_with_input
 from contimg_dask.publishing import read_manifest
 from contimg_dask.uvh5.header import peek
 
@@ -43,35 +43,49 @@ def verify(
     findings = check_structure(str(product))
     if findings or input_dir is None:
         return findings
-    windows, missing = match_input(product, input_dir)
+    places, missing = match_input(product, input_dir)
     if missing:
         return missing
-    return compare_with_input(str(product), windows, progress)
+    return compare_with_input(str(product), places, progress)
 
 
-def match_input(product: Path, input_dir: Path) -> tuple[tuple[Subband, ...], list[Finding]]:
-    """Return the file of each spectral window, found by start time and frequency, not by name."""
-    start_mjd, facts = window_facts(str(product))
-    headers = _headers(product, input_dir, start_mjd)
-    windows, missing = [], []
-    for number, (name, centre_hz) in enumerate(facts):
-        matching = [
-            header
-            for header in headers
-            if abs(header.start_jd - MJD_JD_OFFSET_D - start_mjd) * 86400.0 < _SAME_TIME_S
-            and abs(header.centre_freq_hz - centre_hz) < 0.5 * header.channel_width_hz
-        ]
-        if matching:
-            windows.append(Subband(number=number, header=matching[0]))
-        else:
-            missing.append(
-                Finding(
-                    code="no-input",
-                    text=f"{input_dir}: no readable file of window {name} ({centre_hz / 1e6:.3f} "
-                    f"MHz) with this start time",
+def match_input(product: Path, input_dir: Path) -> tuple[tuple[Placement, ...], list[Finding]]:
+    """Return the files of each spectral window, found by start time and frequency, not by name."""
+    start_mjd, windows = window_facts(str(product))
+    headers = [
+        header
+        for header in _headers(product, input_dir, start_mjd)
+        if abs(header.start_jd - MJD_JD_OFFSET_D - start_mjd) * 86400.0 < _SAME_TIME_S
+    ]
+    places: list[Placement] = []
+    first_row = 0
+    for freq_hz in windows:
+        channel, rows = 0, 0
+        while channel < freq_hz.size:
+            header = _header_from(headers, float(freq_hz[channel]))
+            if header is None:
+                return (), [_no_input(input_dir, float(freq_hz[channel]))]
+            places.append(
+                Placement(
+                    subband=Subband(number=len(places), header=header),
+                    first_row=first_row,
+                    first_channel=channel,
+                    whole_window=header.channels == freq_hz.size,
                 )
             )
-    return tuple(windows), missing
+            channel, rows = channel + header.channels, header.rows
+        first_row += rows
+    return tuple(places), []
+
+
+def _header_from(headers: list[SubbandHeader], lowest_hz: float) -> SubbandHeader | None:
+    near = (h for h in headers if abs(h.lowest_freq_hz - lowest_hz) < 0.1 * h.channel_width_hz)
+    return next(near, None)
+
+
+def _no_input(input_dir: Path, freq_hz: float) -> Finding:
+    text = f"{input_dir}: no readable file with this start time begins at {freq_hz / 1e6:.3f} MHz"
+    return Finding(code="no-input", text=text)
 
 
 def _headers(product: Path, input_dir: Path, start_mjd: float) -> list[SubbandHeader]:

@@ -19,9 +19,11 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from contimg_dask.copying import allocated_bytes
 from contimg_dask.errors import ContimgError, DisagreementError, NoSpaceError, OutputError
-from contimg_dask.geometry import MEASURED_COLUMNS, Geometry, geometry_of
+from contimg_dask.geometry import Geometry, geometry_of, part_geometry
 from contimg_dask.model import (
     Attempt,
     ConversionPlan,
@@ -38,9 +40,10 @@ from contimg_dask.ms.skeleton import (
     open_tile_files,
     place_tile_files,
 )
-from contimg_dask.ms.subtables import Observed, put_subtables
+from contimg_dask.ms.subtables import Observed, Window, put_subtables
 from contimg_dask.ms.tiles import TileWriter
 from contimg_dask.ms.verify import quick_check
+from contimg_dask.ms.weights import put_band_weights
 from contimg_dask.offline import earth_orientation_warning, use_packaged_tables
 from contimg_dask.planning import table_bytes
 from contimg_dask.publishing import publish, read_manifest, write_manifest
@@ -125,7 +128,7 @@ def write_rows(plan: ConversionPlan, attempt: Attempt) -> RowsRecord:
     with _working(plan):
         axes = read_axes(plan.subbands[0].header.path)
         columns = row_columns(axes, plan.options.phase_centre)
-        _make_table(attempt.product, plan, plan.subbands, axes, columns)
+        _make_table(attempt.product, plan, geometry_of(plan), plan.subbands, axes, columns)
     late = earth_orientation_warning(float(columns.time_mjd_s.max()) / 86400.0)
     notes = columns.notes + ((late,) if late else ())
     return RowsRecord(step=_record("rows", start_s), notes=notes)
@@ -134,32 +137,35 @@ def write_rows(plan: ConversionPlan, attempt: Attempt) -> RowsRecord:
 def _make_table(
     path: str,
     plan: ConversionPlan,
-    windows: tuple[Subband, ...],
+    geometry: Geometry,
+    subbands: tuple[Subband, ...],
     axes: Axes,
     columns: RowColumns,
-) -> Geometry:
-    whole = geometry_of(plan)
-    geometry = Geometry(
-        windows=len(windows),
-        window_rows=whole.window_rows,
-        channels=whole.channels,
-        products=whole.products,
-        imaging_columns=whole.imaging_columns,
-    )
+) -> None:
     prove_room(os.path.dirname(path), table_bytes(geometry.rows))
     make_skeleton(path, geometry, columns, axes.vis_units)
-    put_subtables(
-        path,
-        Observed(
-            axes=axes,
-            columns=columns,
-            windows=windows,
-            telescope_name=plan.options.telescope_name,
-            history=history_lines(plan),
-            freq_hz=tuple(read_frequencies(window.header.path) for window in windows),
-        ),
+    observed = Observed(
+        axes=axes,
+        columns=columns,
+        windows=_windows(subbands, geometry),
+        products=subbands[0].header.products,
+        telescope_name=plan.options.telescope_name,
+        history=history_lines(plan),
     )
-    return geometry
+    put_subtables(path, observed)
+
+
+def _windows(subbands: tuple[Subband, ...], geometry: Geometry) -> tuple[Window, ...]:
+    width_hz = subbands[0].header.channel_width_hz
+    each = [
+        Window(name=s.name, freq_hz=read_frequencies(s.header.path), channel_width_hz=width_hz)
+        for s in subbands
+    ]
+    if geometry.spw == "subband":
+        return tuple(each)
+    whole = np.concatenate([window.freq_hz for window in each])
+    name = f"{each[-1].name}-{each[0].name}"
+    return (Window(name=name, freq_hz=whole, channel_width_hz=width_hz),)
 
 
 def history_lines(plan: ConversionPlan) -> tuple[str, ...]:
@@ -169,7 +175,7 @@ def history_lines(plan: ConversionPlan) -> tuple[str, ...]:
         f"contimg-dask {version('contimg-dask')}: group {plan.group_id}, {plan.mode}, plan "
         f"{plan.plan_hash[:16]}",
         f"options: telescope_name={options.telescope_name} phase_centre={options.phase_centre} "
-        f"imaging_columns={options.imaging_columns}",
+        f"imaging_columns={options.imaging_columns} spw={options.spw}",
         "software: " + ", ".join(f"{name} {number}" for name, number in software().items()),
         *(f"input {s.name}: {os.path.basename(s.header.path)}" for s in plan.subbands),
         *(f"missing: sb{number:02d}" for number in plan.missing),
@@ -200,16 +206,20 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
         reader = SubbandReader(subband.header)
         convention = row_convention(axes, subband.header.products)
         copy_data = plan.options.imaging_columns == "copy"
-        if plan.direct:
-            geometry, place = geometry_of(plan), position
-            path_of: Callable[[str], str] = attempt.tile_file
-        else:
+        geometry, place, weight_file = geometry_of(plan), position, None
+        path_of: Callable[[str], str] = attempt.tile_file
+        if not plan.direct:
             part = attempt.part(subband)
+            geometry, place = part_geometry(plan), 0
             columns = row_columns(axes, plan.options.phase_centre)
-            geometry, place = _make_table(part, plan, (subband,), axes, columns), 0
+            _make_table(part, plan, geometry, (subband,), axes, columns)
             path_of = open_tile_files(part, geometry).__getitem__
+        elif geometry.spw == "single":
+            weight_file = attempt.weight_file(subband)
         not_finite = 0
-        with TileWriter(geometry, place, path_of, copy_data=copy_data) as writer:
+        with TileWriter(
+            geometry, place, path_of, weight_file=weight_file, copy_data=copy_data
+        ) as writer:
             for block in reader.blocks():
                 not_finite += convention.apply(block)
                 writer.write(block)
@@ -221,6 +231,7 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
         bytes_written=writer.counts.bytes_written,
         values_flagged=writer.counts.values_flagged,
         values_not_finite=not_finite,
+        weights_uniform=writer.counts.weights_uniform,
         reader=reader.method,
         digests=axes.digests(),
     )
@@ -248,11 +259,12 @@ def reduce_parts(
             return _product(plan, attempt, False, {}, parts, rows.notes)
         _check_agreement(plan, parts)
         seconds = _spans(attempt, rows, parts)
-        _join(plan, attempt)
+        _join(plan, attempt, parts)
         seconds["reduce"] = time.time() - start_s
         checked_s = time.time()
         quick_check(
             attempt.product,
+            geometry_of(plan),
             plan.subbands,
             read_axes(plan.subbands[0].header.path),
             imaging_columns=plan.options.imaging_columns,
@@ -266,16 +278,28 @@ def reduce_parts(
         return _product(plan, attempt, new, seconds, parts, rows.notes)
 
 
-def _join(plan: ConversionPlan, attempt: Attempt) -> None:
+def _join(plan: ConversionPlan, attempt: Attempt, parts: list[PartRecord]) -> None:
     geometry = geometry_of(plan)
     if plan.direct:
-        staged = {column.name: attempt.tile_file(column.name) for column in MEASURED_COLUMNS}
-        if plan.options.imaging_columns == "copy":
-            staged["CORRECTED_DATA"] = attempt.tile_file("CORRECTED_DATA")
+        written = {column.name for column in geometry.subband_columns} - {"MODEL_DATA"}
+        if plan.options.imaging_columns != "copy":
+            written -= {"CORRECTED_DATA"}
+        staged = {name: attempt.tile_file(name) for name in written}
         place_tile_files(attempt.product, geometry, staged)
-        return
-    parts = [attempt.part(subband) for subband in plan.subbands]
-    copy_parts(attempt.product, geometry, parts)
+    else:
+        copy_parts(attempt.product, geometry, [attempt.part(s) for s in plan.subbands])
+    if geometry.spw == "single":
+        uniform = all(part.weights_uniform for part in parts)
+        files = open_tile_files(attempt.product, geometry)
+        put_band_weights(files, geometry, _weight_files(plan, attempt), uniform)
+
+
+def _weight_files(plan: ConversionPlan, attempt: Attempt) -> list[str]:
+    """Return where each subband's own WEIGHT stands: a file, or the tiles of its part."""
+    if plan.direct:
+        return [attempt.weight_file(subband) for subband in plan.subbands]
+    shape = part_geometry(plan)
+    return [open_tile_files(attempt.part(s), shape)["WEIGHT"] for s in plan.subbands]
 
 
 def _check_agreement(plan: ConversionPlan, parts: list[PartRecord]) -> None:

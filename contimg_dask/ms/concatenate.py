@@ -12,7 +12,7 @@ from contimg_dask.ms.skeleton import open_tile_files
 
 
 def copy_parts(product: str, geometry: Geometry, parts: list[str]) -> int:
-    """Copy the tile bytes of every part to its window and return the bytes written.
+    """Copy the tile bytes of every part to its place and return the bytes written.
 
     Parameters
     ----------
@@ -25,34 +25,39 @@ def copy_parts(product: str, geometry: Geometry, parts: list[str]) -> int:
     written = 0
     for position, part in enumerate(parts):
         out_of = open_tile_files(part, geometry)
-        for column in geometry.columns:
+        for column in geometry.subband_columns:
             if column != MODEL_DATA:
-                written += _copy_window(
+                written += _copy_subband(
                     out_of[column.name], into[column.name], geometry, column, position
                 )
     return written
 
 
-def _copy_window(
+def _copy_subband(
     source: str, target: str, geometry: Geometry, column: BulkColumn, position: int
 ) -> int:
-    start_bit = geometry.window_start_bit(column, position)
-    bits = geometry.window_bits(column)
+    row_bits = geometry.row_bits(column)
     read = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     write = os.open(target, os.O_RDWR | os.O_CLOEXEC)
+    written = 0
     try:
-        if start_bit % 8 == 0 and bits % 8 == 0:
-            return copy_range(read, 0, write, start_bit // 8, bits // 8)
-        return _copy_bits(read, write, start_bit, bits)
+        for run in geometry.runs(column, position, 0, geometry.subband_rows):
+            begin, bits = run.first_row * row_bits, run.rows * row_bits
+            if run.start_bit % 8 == 0 and begin % 8 == 0 and bits % 8 == 0:
+                written += copy_range(read, begin // 8, write, run.start_bit // 8, bits // 8)
+            else:
+                written += _copy_bits(read, begin, write, run.start_bit, bits)
     finally:
         os.close(read)
         os.close(write)
+    return written
 
 
-def _copy_bits(read: int, write: int, start_bit: int, bits: int) -> int:
-    """Copy a window of FLAG that does not begin or end with a whole byte."""
-    packed = np.frombuffer(os.pread(read, -(-bits // 8), 0), dtype=np.uint8)
-    values = np.unpackbits(packed, bitorder="little")[:bits]
+def _copy_bits(read: int, begin: int, write: int, start_bit: int, bits: int) -> int:
+    """Copy bits of FLAG that do not begin or end with a whole byte."""
+    first, lead = divmod(begin, 8)
+    packed = np.frombuffer(os.pread(read, -(-(lead + bits) // 8), first), dtype=np.uint8)
+    values = np.unpackbits(packed, bitorder="little")[lead : lead + bits]
     shifted = np.packbits(
         np.concatenate([np.zeros(start_bit % 8, dtype=np.uint8), values]), bitorder="little"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import casacore.tables as tables
 import numpy as np
+import numpy.typing as npt
 
 from contimg_dask.ms.verify import Finding
 
@@ -198,16 +199,13 @@ _CHECKS: tuple[Callable[[Any, dict[str, Any]], Iterator[Finding]], ...] = (
 )
 
 
-def window_facts(path: str) -> tuple[float, list[tuple[str, float]]]:
-    """Return a product's start, MJD UTC [d], and (name, centre frequency [Hz]) per window."""
+def window_facts(path: str) -> tuple[float, list[npt.NDArray[np.float64]]]:
+    """Return a product's start, MJD UTC [d], and the channel centres [Hz] of each window."""
     main = tables.table(path, readonly=True, ack=False)
     try:
         start_mjd = float(main.getcol("TIME").min()) / 86400.0
         windows = tables.table(os.path.join(path, "SPECTRAL_WINDOW"), readonly=True, ack=False)
-        facts = [
-            (windows.getcell("NAME", row), float(np.mean(windows.getcell("CHAN_FREQ", row))))
-            for row in range(windows.nrows())
-        ]
+        facts = [windows.getcell("CHAN_FREQ", row) for row in range(windows.nrows())]
     finally:
         main.close()
     return start_mjd, facts

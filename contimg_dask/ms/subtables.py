@@ -10,7 +10,6 @@ import casacore.tables as tables
 import numpy as np
 import numpy.typing as npt
 
-from contimg_dask.model import Subband
 from contimg_dask.ms.columns import CASA_CORRELATION, RowColumns
 from contimg_dask.ms.skeleton import casacore_faults
 from contimg_dask.phasing import site_location
@@ -25,18 +24,27 @@ _TOPOCENTRIC = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Window:
+    """A spectral window: its name, channel centres (ascending) and channel width [Hz]."""
+
+    name: str
+    freq_hz: npt.NDArray[np.float64]
+    channel_width_hz: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Observed:
     """What the subtables are made from.
 
-    The windows are in the product's order; ``freq_hz`` holds each one's channels, ascending [Hz].
+    ``products`` are AIPS codes in the file's order.
     """
 
     axes: Axes
     columns: RowColumns
-    windows: tuple[Subband, ...]
+    windows: tuple[Window, ...]
+    products: tuple[int, ...]
     telescope_name: str
     history: tuple[str, ...]
-    freq_hz: tuple[npt.NDArray[np.float64], ...]
 
     @property
     def middle_mjd_s(self) -> float:
@@ -109,7 +117,7 @@ def _data_description(table: Any, observed: Observed) -> None:
 
 def _feed(table: Any, observed: Observed) -> None:
     count = int(observed.axes.antenna_numbers.max()) + 1
-    circular = observed.windows[0].header.products[0] >= -4
+    circular = observed.products[0] >= -4
     receptors = ["R", "L"] if circular else ["X", "Y"]
     _rows(table, count, {
         "ANTENNA_ID": np.arange(count, dtype=np.int32),
@@ -216,7 +224,7 @@ def _observation(table: Any, observed: Observed) -> None:
 
 
 def _polarization(table: Any, observed: Observed) -> None:
-    products = observed.windows[0].header.products
+    products = observed.products
     codes = [CASA_CORRELATION[products[position]] for position in product_order(products)]
     receptors = {0: (0, 0), 1: (0, 1), 2: (1, 0), 3: (1, 1)}
     table.addrows(1)
@@ -240,17 +248,17 @@ def _processor(table: Any, observed: Observed) -> None:
 def _spectral_window(table: Any, observed: Observed) -> None:
     table.addrows(len(observed.windows))
     for row, window in enumerate(observed.windows):
-        header, freq_hz = window.header, observed.freq_hz[row]
-        width_hz = np.full(header.channels, header.channel_width_hz)
+        freq_hz = window.freq_hz
+        width_hz = np.full(freq_hz.size, window.channel_width_hz)
         for name, value in (
             ("NAME", window.name),
-            ("NUM_CHAN", header.channels),
+            ("NUM_CHAN", freq_hz.size),
             ("CHAN_FREQ", freq_hz),
             ("CHAN_WIDTH", width_hz),
             ("EFFECTIVE_BW", width_hz),
             ("RESOLUTION", width_hz),
             ("REF_FREQUENCY", float(freq_hz[0])),
-            ("TOTAL_BANDWIDTH", header.bandwidth_hz),
+            ("TOTAL_BANDWIDTH", float(width_hz.sum())),
             ("MEAS_FREQ_REF", _TOPOCENTRIC),
             ("NET_SIDEBAND", 1),
             ("IF_CONV_CHAIN", 0),

@@ -35,11 +35,11 @@ _SIGN_OF_IMAGINARY = np.uint64(1) << np.uint64(63)
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """What was met on the way, in values (row × channel × product), and bytes written."""
+    """What was met on the way: flagged values, bytes written, whether weights vary in a row."""
 
     values_flagged: int = 0
-    values_not_finite: int = 0
     bytes_written: int = 0
+    weights_uniform: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,13 +81,17 @@ def _zero_and_flag_not_finite(block: Block) -> int:
     return count
 
 
-def band_weight(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return WEIGHT, the median over channels of (rows, channels, products), as (rows, products)."""
+def band_weight(
+    weights: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.float32], bool]:
+    """Return WEIGHT, the median over channels, and whether all channels of each row are equal.
+
+    Shapes (rows, channels, products) in, (rows, products) out.
+    """
     first = weights[:, 0]
     if np.array_equal(weights, np.broadcast_to(first[:, None], weights.shape)):
-        return first.copy()
-    median: npt.NDArray[np.float32] = np.median(weights, axis=1).astype(np.float32)
-    return median
+        return first.copy(), True
+    return np.median(weights, axis=1).astype(np.float32), False
 
 
 def sigma_of_weight(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -105,9 +109,12 @@ class TileWriter:
     geometry
         Shape of the table the tiles belong to.
     position
-        The subband's window in it.
+        The subband's place in it, in ascending frequency.
     tile_file
         Path of a column's tile file, made here where it does not exist (holes read as zero).
+    weight_file
+        Where to leave the subband's own WEIGHT, row by row, when the table's single window needs
+        that of every subband; None when each subband has a window.
     copy_data
         Write DATA into CORRECTED_DATA as well.
 
@@ -122,17 +129,22 @@ class TileWriter:
         position: int,
         tile_file: Callable[[str], str],
         *,
+        weight_file: str | None = None,
         copy_data: bool,
     ) -> None:
         self._geometry = geometry
         self._position = position
         self._copy_data = copy_data
+        self._weight_of_band = weight_file is not None
         self._descriptors: dict[str, int] = {}
         self.counts = Counts()
+        paths = {column.name: tile_file(column.name) for column in geometry.subband_columns}
+        if weight_file is not None:
+            paths[WEIGHT.name] = weight_file
         try:
-            for column in geometry.columns:
-                self._descriptors[column.name] = os.open(
-                    tile_file(column.name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
+            for name, path in paths.items():
+                self._descriptors[name] = os.open(
+                    path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
                 )
         except OSError:
             self.close()
@@ -157,28 +169,39 @@ class TileWriter:
         OSError
             Among others ENOSPC, as the file system reports it.
         """
-        weight = band_weight(block.weights)
         self._write_values(DATA, block.row_start, block.visibilities)
         if self._copy_data:
             self._write_values(CORRECTED_DATA, block.row_start, block.visibilities)
         self._write_values(WEIGHT_SPECTRUM, block.row_start, block.weights)
-        self._write_values(WEIGHT, block.row_start, weight)
-        self._write_values(SIGMA, block.row_start, sigma_of_weight(weight))
+        self._write_weights(block)
         self._write_flags(block)
 
+    def _write_weights(self, block: Block) -> None:
+        weight, uniform = band_weight(block.weights)
+        self.counts.weights_uniform &= uniform
+        if self._weight_of_band:
+            self._write_all(WEIGHT, _bytes(weight), block.row_start * weight[0].nbytes)
+            return
+        self._write_values(WEIGHT, block.row_start, weight)
+        self._write_values(SIGMA, block.row_start, sigma_of_weight(weight))
+
     def _write_values(self, column: BulkColumn, row: int, values: npt.NDArray[np.generic]) -> None:
-        offset = self._start_bit(column, row) // 8
-        data = np.ascontiguousarray(values).view(np.uint8).reshape(-1).data
-        self._write_all(column, data, offset)
+        for run in self._geometry.runs(column, self._position, row, values.shape[0]):
+            part = values[run.first_row : run.first_row + run.rows]
+            self._write_all(column, _bytes(part), run.start_bit // 8)
 
     def _write_flags(self, block: Block) -> None:
-        flagged = int(np.count_nonzero(block.flags))
-        if flagged == 0:
-            return  # the tile file is a hole here, and reads as "not flagged"
-        self.counts.values_flagged += flagged
-        start_bit = self._start_bit(FLAG, block.row_start)
+        for run in self._geometry.runs(FLAG, self._position, block.row_start, block.rows):
+            flags = block.flags[run.first_row : run.first_row + run.rows]
+            flagged = int(np.count_nonzero(flags))
+            if flagged == 0:
+                continue  # the tile file is a hole here, and reads as "not flagged"
+            self.counts.values_flagged += flagged
+            self._write_bits(flags.reshape(-1), run.start_bit)
+
+    def _write_bits(self, flags: npt.NDArray[np.bool_], start_bit: int) -> None:
         lead = start_bit % 8
-        bits = np.concatenate([np.zeros(lead, dtype=bool), block.flags.reshape(-1)])
+        bits = np.concatenate([np.zeros(lead, dtype=bool), flags])
         packed = np.packbits(bits, bitorder="little")
         if lead == 0 and bits.size % 8 == 0:
             self._write_all(FLAG, packed.data, start_bit // 8)
@@ -203,7 +226,6 @@ class TileWriter:
             done += os.pwrite(descriptor, data[done:], offset + done)
         self.counts.bytes_written += done
 
-    def _start_bit(self, column: BulkColumn, row: int) -> int:
-        return self._geometry.window_start_bit(column, self._position) + row * (
-            self._geometry.row_bits(column)
-        )
+
+def _bytes(values: npt.NDArray[np.generic]) -> memoryview:
+    return np.ascontiguousarray(values).view(np.uint8).reshape(-1).data

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from contimg_dask.errors import VerificationError
-from contimg_dask.model import Subband
+from contimg_dask.geometry import Geometry
+from contimg_dask.model import MJD_JD_OFFSET_D, Subband
 from contimg_dask.ms.columns import row_convention
 from contimg_dask.ms.skeleton import casacore_faults
 from contimg_dask.uvh5.header import Axes, read_axes
@@ -75,8 +76,40 @@ def expected_rows(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where one subband stands in a product: its first row and its first channel.
+
+    ``whole_window`` is False where its channels are only some of the window's.
+    """
+
+    subband: Subband
+    first_row: int
+    first_channel: int
+    whole_window: bool
+
+
+def placements(geometry: Geometry, subbands: tuple[Subband, ...]) -> tuple[Placement, ...]:
+    """Return where each subband of a product stands."""
+    single = geometry.spw == "single"
+    return tuple(
+        Placement(
+            subband=subband,
+            first_row=0 if single else position * geometry.subband_rows,
+            first_channel=position * geometry.channels if single else 0,
+            whole_window=not single,
+        )
+        for position, subband in enumerate(subbands)
+    )
+
+
 def quick_check(
-    path: str, windows: tuple[Subband, ...], axes: Axes, *, imaging_columns: str
+    path: str,
+    geometry: Geometry,
+    subbands: tuple[Subband, ...],
+    axes: Axes,
+    *,
+    imaging_columns: str,
 ) -> None:
     """Check row counts, subtables, and the first and last row of every subband against the input.
 
@@ -90,19 +123,21 @@ def quick_check(
     with casacore_faults(path):
         main = tables.table(path, readonly=True, ack=False)
         try:
-            rows = windows[0].header.rows
-            if main.nrows() != rows * len(windows):
-                raise VerificationError(
-                    f"{path}: {main.nrows()} rows, expected {rows * len(windows)}"
-                )
-            _check_subtable_rows(path, main, len(windows))
-            for position, window in enumerate(windows):
-                for block in read_rows(window.header, sorted({0, rows - 1})):
-                    finding = _compare(main, position * rows, block, axes, window, imaging_columns)
-                    if finding is not None:
-                        raise VerificationError(f"{path}: {finding.text}")
+            if main.nrows() != geometry.rows:
+                raise VerificationError(f"{path}: {main.nrows()} rows, expected {geometry.rows}")
+            _check_subtable_rows(path, main, geometry.windows)
+            ends = sorted({0, geometry.subband_rows - 1})
+            findings = [
+                _compare(main, place, block, axes, imaging_columns)
+                for place in placements(geometry, subbands)
+                for block in read_rows(place.subband.header, ends)
+            ]
+            findings += [_compare_band_weight(main, row, 1) for row in ends]
         finally:
             main.close()
+    for finding in findings:
+        if finding is not None:
+            raise VerificationError(f"{path}: {finding.text}")
 
 
 def _check_subtable_rows(path: str, main: Any, windows: int) -> None:
@@ -117,42 +152,82 @@ def _check_subtable_rows(path: str, main: Any, windows: int) -> None:
 
 
 def _compare(
-    main: Any, window_row: int, block: Block, axes: Axes, window: Subband, imaging_columns: str
+    main: Any, place: Placement, block: Block, axes: Axes, imaging_columns: str
 ) -> Finding | None:
     """Compare one block of a file with the product's rows; the row ids are compared too."""
-    convention = row_convention(axes, window.header.products)
+    header = place.subband.header
+    convention = row_convention(axes, header.products)
     file_rows = slice(block.row_start, block.row_start + block.rows)
     expected = expected_rows(block, convention.swapped[file_rows], convention.partner)
-    start = window_row + block.row_start
-    ids = {
-        "ANTENNA1": np.minimum(axes.antenna_1, axes.antenna_2)[file_rows],
-        "ANTENNA2": np.maximum(axes.antenna_1, axes.antenna_2)[file_rows],
-        "TIME": (axes.time_jd[file_rows] - 2400000.5) * 86400.0,
-    }
-    checks = [*expected.columns(imaging_columns == "copy"), *ids.items()]
+    checks: list[tuple[str, npt.NDArray[Any]]] = [*expected.columns(imaging_columns == "copy")]
+    if not place.whole_window:
+        checks = [(name, wanted) for name, wanted in checks if wanted.ndim == 3]
+    checks += [
+        ("ANTENNA1", np.minimum(axes.antenna_1, axes.antenna_2)[file_rows]),
+        ("ANTENNA2", np.maximum(axes.antenna_1, axes.antenna_2)[file_rows]),
+        ("TIME", (axes.time_jd[file_rows] - MJD_JD_OFFSET_D) * 86400.0),
+    ]
     if imaging_columns == "zero":
         zero = np.zeros_like(expected.data)
         checks += [("MODEL_DATA", zero), ("CORRECTED_DATA", zero)]
     for name, wanted in checks:
-        found = main.getcol(name, start, block.rows)
-        if found.shape != wanted.shape:
-            return Finding(
-                code="shape", text=f"{name} of {window.name} has cells of {found.shape[1:]}, "
-                f"expected {wanted.shape[1:]}",
-            )  # fmt: skip
-        if not np.array_equal(found, wanted, equal_nan=found.dtype.kind in "fc"):
-            where = np.argwhere(found != wanted)[0]
-            return Finding(
-                code="values",
-                text=f"{name} of {window.name} differs from {window.header.path} in row "
-                f"{start + where[0]}: {found[tuple(where)]!s}, expected {wanted[tuple(where)]!s}",
-            )
+        found = _cells(main, name, place, block, wanted)
+        finding = _difference(name, found, wanted, place, block)
+        if finding is not None:
+            return finding
     return None
+
+
+def _cells(
+    main: Any, name: str, place: Placement, block: Block, wanted: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Read the rows of a column, of its channels only the subband's."""
+    start = place.first_row + block.row_start
+    if wanted.ndim < 3 or place.whole_window:
+        found: npt.NDArray[Any] = main.getcol(name, start, block.rows)
+        return found
+    last = (place.first_channel + wanted.shape[1] - 1, wanted.shape[2] - 1)
+    part: npt.NDArray[Any] = main.getcolslice(
+        name, (place.first_channel, 0), last, [], start, block.rows
+    )
+    return part
+
+
+def _difference(
+    name: str,
+    found: npt.NDArray[Any],
+    wanted: npt.NDArray[Any],
+    place: Placement,
+    block: Block,
+) -> Finding | None:
+    window = place.subband.name
+    if found.shape != wanted.shape:
+        text = f"{name} of {window} has cells of {found.shape[1:]}, expected {wanted.shape[1:]}"
+        return Finding(code="shape", text=text)
+    if np.array_equal(found, wanted, equal_nan=found.dtype.kind in "fc"):
+        return None
+    where = np.argwhere(found != wanted)[0]
+    row = place.first_row + block.row_start + where[0]
+    return Finding(
+        code="values",
+        text=f"{name} of {window} differs from {place.subband.header.path} in row {row}: "
+        f"{found[tuple(where)]!s}, expected {wanted[tuple(where)]!s}",
+    )
+
+
+def _compare_band_weight(main: Any, row: int, rows: int) -> Finding | None:
+    """Hold WEIGHT against the median over the channels of WEIGHT_SPECTRUM."""
+    weight = main.getcol("WEIGHT", row, rows)
+    wanted = np.median(main.getcol("WEIGHT_SPECTRUM", row, rows), axis=1).astype(np.float32)
+    if np.array_equal(weight, wanted, equal_nan=True):
+        return None
+    text = f"WEIGHT is not the median of WEIGHT_SPECTRUM over channels near row {row}"
+    return Finding(code="weight", text=text)
 
 
 def compare_with_input(
     path: str,
-    windows: tuple[Subband, ...],
+    places: tuple[Placement, ...],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
     """Compare every value of every subband with its file; one finding per subband at most.
@@ -161,27 +236,31 @@ def compare_with_input(
     ----------
     path
         The Measurement Set.
-    windows
-        Its subbands in the order of its spectral windows.
+    places
+        Its subbands, and where they stand.
     progress
         Called with (rows done, rows in all).
     """
     findings = []
     main = tables.table(path, readonly=True, ack=False)
     try:
-        row = 0
-        total = sum(window.header.rows for window in windows)
-        for window in windows:
-            axes = read_axes(window.header.path)
-            for block in read_blocks(window.header, _ROWS_AT_ONCE):
+        done, total = 0, sum(place.subband.header.rows for place in places)
+        for place in places:
+            header = place.subband.header
+            axes = read_axes(header.path)
+            for block in read_blocks(header, _ROWS_AT_ONCE):
                 # Calibration writes the imaging columns after publication: they are not compared.
-                finding = _compare(main, row, block, axes, window, "none")
+                finding = _compare(main, place, block, axes, "none")
                 if finding is not None:
                     findings.append(finding)
                     break
                 if progress is not None:
-                    progress(row + block.row_start + block.rows, total)
-            row += window.header.rows
+                    progress(done + block.row_start + block.rows, total)
+            done += header.rows
+        for row in range(0, main.nrows(), _ROWS_AT_ONCE):
+            rows = min(_ROWS_AT_ONCE, main.nrows() - row)
+            if not findings and (finding := _compare_band_weight(main, row, rows)) is not None:
+                findings.append(finding)
     finally:
         main.close()
     return findings

@@ -11,8 +11,8 @@ import os
 import sys
 from typing import Any
 
-import casadata
 import casaconfig.config as casa_config
+import casadata
 
 casa_config.measurespath = casadata.datapath
 casa_config.datapath = [casadata.datapath]

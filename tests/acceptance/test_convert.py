@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
+from casacore.tables import table
 from distributed import Client
 
 from contimg_dask import convert_subband_groups_to_ms
@@ -317,3 +320,60 @@ def test_staging_elsewhere_is_used_on_request_and_left_clean(
         (f.stat().st_size, f.stat().st_blocks * 512) for f in Path(record["path"]).glob("*TSM0")
     ]
     assert any(allocated < size // 2 for size, allocated in sizes), "holes were filled on the way"
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A group whose weights differ from channel to channel and whose flags are not all clear."""
+    directory = tmp_path_factory.mktemp("uneven")
+    make_groups(directory, subbands=4, antennas=7, integrations=3, channels=5)
+    rng = np.random.default_rng(5)
+    for file in directory.glob("*.hdf5"):
+        with h5py.File(file, "r+") as opened:
+            shape = opened["Data/nsamples"].shape
+            opened["Data/nsamples"][...] = rng.integers(-1, 97, shape)
+            opened["Data/flags"][...] = rng.random(shape) < 0.2
+    return directory
+
+
+@pytest.mark.parametrize("which", ["incoming", "uneven"])
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_single_window_holds_the_values_of_the_windows_per_subband(
+    request: pytest.FixtureRequest, client: Client, tmp_path: Path, which: str, direct: bool
+) -> None:
+    source = request.getfixturevalue(which)
+    paths = {}
+    for spw in ("subband", "single"):
+        record = convert_subband_groups_to_ms(
+            source, tmp_path / spw, client=client, expected_subbands=4, spw=spw,
+            direct_ms=direct, imaging_columns="copy",
+        )[0]  # fmt: skip
+        assert record["outcome"] == "published", record["reason"]
+        paths[spw] = record["path"]
+    done = run("verify", paths["single"], "--input", source)
+    assert done.code == 0, done.out
+    several, single = (table(paths[spw], ack=False) for spw in ("subband", "single"))
+    rows = single.nrows()
+    assert several.nrows() == 4 * rows
+    for name in ("DATA", "FLAG", "WEIGHT_SPECTRUM", "CORRECTED_DATA", "MODEL_DATA"):
+        windows = np.split(several.getcol(name), 4)
+        assert np.array_equal(np.concatenate(windows, axis=1), single.getcol(name)), name
+    for name in ("TIME", "ANTENNA1", "ANTENNA2", "UVW", "FIELD_ID", "SCAN_NUMBER", "INTERVAL"):
+        assert np.array_equal(several.getcol(name)[:rows], single.getcol(name)), name
+    weight = np.median(single.getcol("WEIGHT_SPECTRUM"), axis=1)
+    assert np.array_equal(single.getcol("WEIGHT"), weight)
+    positive = np.where(weight > 0, weight, 1)
+    assert np.array_equal(
+        single.getcol("SIGMA"), np.where(weight > 0, positive**-0.5, 0).astype("f4")
+    )
+    windows = table(paths["single"] + "::SPECTRAL_WINDOW", ack=False)
+    assert windows.nrows() == 1
+    assert np.all(np.diff(windows.getcell("CHAN_FREQ", 0)) > 0)
+    assert windows.getcell("NAME", 0) == "sb00-sb03"
+
+
+def test_a_single_window_refuses_a_band_with_a_gap(convert: Any) -> None:
+    records = convert(spw="single", min_subbands=3)
+    partial = next(record for record in records.values() if record["missing"])
+    assert (partial["outcome"], partial["reason"]["code"]) == ("failed", "band-not-whole")
+    assert records[FIRST]["outcome"] == "published"
