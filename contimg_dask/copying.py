@@ -39,10 +39,19 @@ def copy_range(
         Among others ENOSPC, or EIO when the source ends early.
     """
     written = 0
+    _check_length(source, source_offset + length)
     for begin, size in data_extents(source, source_offset, source_offset + length):
         _copy_bytes(source, begin, target, target_offset + begin - source_offset, size)
         written += size
+    # What was cut off meanwhile would have looked like a hole.
+    _check_length(source, source_offset + length)
     return written
+
+
+def _check_length(source: int, stop: int) -> None:
+    size = os.fstat(source).st_size
+    if size < stop:
+        raise OSError(errno.EIO, f"the file ends at byte {size}, {stop} needed")
 
 
 def _copy_bytes(

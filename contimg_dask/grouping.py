@@ -8,7 +8,8 @@ where an unreadable file belongs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import PurePath
 
@@ -28,6 +29,15 @@ NAME_REACH_S = 120.0
 
 NAME_HEADER_LIMIT_S = 600.0
 """Name and header further apart than this mean a bad clock; real names are up to 82 s apart."""
+
+_SHARED: dict[str, Callable[[SubbandHeader], object]] = {
+    "channels": lambda header: header.channels,
+    "channel width [Hz]": lambda header: header.channel_width_hz,
+    "correlation products": lambda header: header.products,
+    "integrations": lambda header: header.integrations,
+    "rows": lambda header: header.rows,
+}
+"""What all subbands of a group have in common, by the name an operator knows it by."""
 
 _FREQUENCY_TOLERANCE = 0.1
 """Part of a channel width by which subbands may miss the regular grid of subbands."""
@@ -94,7 +104,26 @@ def group_files(
         for index, cluster in enumerate(clusters)
     ]
     groups += [_unreadable_group(files, expected) for files in _split_by_name(orphans)]
-    return sorted(groups, key=lambda group: (group.start_jd or _name_jd(group.id), group.id))
+    groups.sort(key=lambda group: (group.start_jd or _name_jd(group.id), group.id))
+    return _with_ids_of_their_own(groups)
+
+
+def _with_ids_of_their_own(groups: list[Group]) -> list[Group]:
+    """Give a group whose id is taken its start time as id, or an id a second later.
+
+    It happens when a group begins within a minute of another that has lost its first subbands.
+    """
+    taken: set[str] = set()
+    unique = []
+    for group in groups:
+        new = group.id
+        if new in taken and group.start_jd is not None:
+            new = stamp_of_jd(group.start_jd)
+        while new in taken:
+            new = stamp_of_jd(_name_jd(new) + 1 / 86400.0)
+        taken.add(new)
+        unique.append(group if new == group.id else replace(group, id=new))
+    return unique
 
 
 def assemble(
@@ -120,7 +149,7 @@ def assemble(
         subbands=subbands,
         expected=expected,
         unreadable=tuple(unreadable),
-        fault=fault or _disagreement(headers),
+        fault=_disagreement(headers) or fault,
         notes=tuple(notes),
     )
 
@@ -159,11 +188,11 @@ def _fault_of_any(descending: Sequence[SubbandHeader]) -> Reason | None:
             text=f"{last.path} starts {spread_d * 86400:.3f} s after {first.path}: files of one "
             f"group start together; leave one of them out",
         )
-    for upper, lower in pairwise(descending):
-        overlap = _overlap(lower, upper)
-        if overlap is not None:
-            return overlap
-    return _disagreement(descending)
+    disagreement = _disagreement(descending)
+    if disagreement is not None:
+        return disagreement
+    overlaps = (_overlap(lower, upper) for upper, lower in pairwise(descending))
+    return next((overlap for overlap in overlaps if overlap is not None), None)
 
 
 def _extremes(headers: Sequence[SubbandHeader]) -> tuple[SubbandHeader, SubbandHeader]:
@@ -212,14 +241,15 @@ def _name_span(cluster: list[SubbandHeader]) -> tuple[float, ...]:
 
 
 def _distance_s(mjd: float, span: tuple[float, ...]) -> float:
-    return min((abs(mjd - other) * 86400.0 for other in span), default=float("inf"))
+    # Stamps are whole seconds; as MJD their differences are not quite.
+    return min((round(abs(mjd - other) * 86400.0) for other in span), default=float("inf"))
 
 
 def _split_by_name(files: list[UnreadableFile]) -> list[list[UnreadableFile]]:
     clusters: list[list[UnreadableFile]] = []
     for file in sorted(files, key=lambda f: (f.name_stamp or "", f.path)):
         start = _name_jd(clusters[-1][0].name_stamp or "") if clusters else 0.0
-        if clusters and (_name_jd(file.name_stamp or "") - start) * 86400.0 <= NAME_REACH_S:
+        if clusters and round((_name_jd(file.name_stamp or "") - start) * 86400.0) <= NAME_REACH_S:
             clusters[-1].append(file)
         else:
             clusters.append([file])
@@ -238,21 +268,19 @@ def _unreadable_group(files: list[UnreadableFile], expected: int) -> Group:
 
 
 def _disagreement(headers: Sequence[SubbandHeader]) -> Reason | None:
-    """Compare what headers tell without their rows; the rows are compared when they are read."""
-    first = headers[0]
-    for header in headers[1:]:
-        for what, ours, theirs in (
-            ("channels", header.channels, first.channels),
-            ("channel width [Hz]", header.channel_width_hz, first.channel_width_hz),
-            ("correlation products", header.products, first.products),
-            ("integrations", header.integrations, first.integrations),
-            ("rows", header.rows, first.rows),
-        ):
-            if ours != theirs:
+    """Compare what headers tell without their rows; the rows are compared when they are read.
+
+    The file that differs from most others is named.
+    """
+    for what, of in _SHARED.items():
+        usual, _ = Counter(of(header) for header in headers).most_common(1)[0]
+        like = next(header for header in headers if of(header) == usual)
+        for header in headers:
+            if of(header) != usual:
                 return Reason(
                     code="subbands-disagree",
-                    text=f"{header.path}: {what} {ours}, but {theirs} in {first.path}: they are not "
-                    f"subbands of one observation; set the wrong one aside",
+                    text=f"{header.path}: {what} {of(header)}, but {usual} in {like.path}: they are "
+                    f"not subbands of one observation; set the wrong one aside",
                 )
     return None
 

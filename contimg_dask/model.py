@@ -175,15 +175,18 @@ class ConversionPlan:
         """SHA-256 over what determines the product's values, and nothing else.
 
         Paths, modification times, tier, node and software version are left out on purpose: the
-        same observation converted elsewhere is the same product.
+        same observation converted elsewhere is the same product. Options count only where they
+        differ from their defaults, so that a new one leaves the products of older versions known.
         """
+        usual = dataclasses.asdict(ProductOptions())
+        chosen = dataclasses.asdict(self.options)
         facts = {
             "format": PLAN_FORMAT,
             "subbands": [
                 [s.number, s.header.start_jd.hex(), s.header.size_bytes]
                 for s in sorted(self.subbands, key=lambda s: s.number)
             ],
-            "options": dataclasses.asdict(self.options),
+            "options": {name: value for name, value in chosen.items() if value != usual[name]},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -137,7 +137,8 @@ class StartIndex:
             self._days[date] = [
                 (float(manifest["start_mjd"]), path)
                 for path in products
-                if (manifest := read_manifest(path)) and "start_mjd" in manifest
+                if (manifest := read_manifest(path))
+                and isinstance(manifest.get("start_mjd"), int | float)
             ]
         return self._days[date]
 
@@ -165,7 +166,7 @@ def publish(staged: str, plan: ConversionPlan) -> bool:
         sync_path(str(target.parent))
     finally:
         if ready != staged:
-            shutil.rmtree(ready, ignore_errors=True)
+            _remove(ready)
     return True
 
 
@@ -183,6 +184,14 @@ def _replace(ready: str, target: Path, plan: ConversionPlan) -> bool:
         f"--on-existing replace",
         path=str(target),
     )
+
+
+def _remove(path: str) -> None:
+    """Remove what an exchange has put here: a product, or whatever stood at the target."""
+    if os.path.islink(path) or os.path.isfile(path):
+        os.unlink(path)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _beside_target(staged: str, target: Path) -> str:

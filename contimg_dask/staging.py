@@ -148,18 +148,30 @@ def open_attempt_directory(directory: str) -> None:
         ``unwritable-output``, or the attempt was already begun by another task.
     """
     try:
-        os.makedirs(os.path.dirname(directory), exist_ok=True)
-        os.mkdir(directory)
-    except FileExistsError as error:
-        raise OutputError(
-            f"{directory}: another task has begun this attempt already", code="attempt-repeated"
-        ) from error
+        _make_below_vanishing_root(directory)
     except OSError as error:
+        if os.path.isdir(directory):
+            raise OutputError(
+                f"{directory}: another task has begun this attempt already",
+                code="attempt-repeated",
+            ) from error
         raise OutputError(
             f"{directory}: cannot be made ({error.strerror}): check the permissions of the output "
             f"directory",
             path=directory,
         ) from error
+
+
+def _make_below_vanishing_root(directory: str) -> None:
+    """Make a directory in one that others remove whenever they find it empty."""
+    for _ in range(1000):
+        # What stands where the root belongs may also be gone again in the next moment.
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(os.path.dirname(directory), exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.mkdir(directory)
+            return
+    os.mkdir(directory)
 
 
 def remove_attempt_directory(directory: str) -> None:

@@ -118,13 +118,16 @@ def make_skeleton(path: str, geometry: Geometry, columns: RowColumns, vis_units:
 
 
 def tile_files(main: Any, geometry: Geometry) -> dict[str, str]:
-    """Return the path of each bulk column's tile file."""
+    """Return the path of each bulk column's tile file; a column the table lacks is left out."""
     numbers = {
-        manager["COLUMNS"][0]: int(manager["SEQNR"]) for manager in main.getdminfo().values()
+        name: int(manager["SEQNR"])
+        for manager in main.getdminfo().values()
+        for name in manager["COLUMNS"]
     }
     return {
         column.name: os.path.join(main.name(), f"table.f{numbers[column.name]}_TSM0")
         for column in geometry.columns
+        if column.name in numbers
     }
 
 
@@ -252,10 +255,10 @@ def row_count(path: str) -> int:
 
 
 def first_short_bulk_column(path: Path, geometry: Geometry) -> BulkColumn | None:
-    """Return the first bulk column whose tile file is missing or short, or None."""
+    """Return the first bulk column that is missing or whose tile file is short, or None."""
     files = open_tile_files(str(path), geometry)
     for column in geometry.columns:
-        file = Path(files[column.name])
+        file = Path(files.get(column.name, ""))
         if not file.is_file() or file.stat().st_size < geometry.file_bytes(column):
             return column
     return None

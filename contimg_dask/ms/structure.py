@@ -35,6 +35,9 @@ _STANDARD_OBSERVATION = {
     "SCHEDULE_TYPE", "TELESCOPE_NAME",
 }  # fmt: skip
 _DIRECTION_TOLERANCE_RAD = 1e-9
+_FINITE_COLUMNS = ("UVW", "TIME", "TIME_CENTROID", "INTERVAL", "EXPOSURE")
+
+Check = Callable[[Any, dict[str, Any]], Iterator[Finding]]
 
 
 def check_structure(path: str) -> list[Finding]:
@@ -42,21 +45,43 @@ def check_structure(path: str) -> list[Finding]:
 
     Every column is looked at as a whole but the bulk ones, whose cells are checked in shape.
     """
+    subtables: dict[str, Any] = {}
     try:
         main = tables.table(path, readonly=True, ack=False)
     except RuntimeError as error:
-        return [Finding(code="unreadable", text=f"{path}: {str(error).splitlines()[0][:200]}")]
+        return [_unreadable(path, error)]
     try:
-        missing = list(_missing(main))
+        missing = list(_missing(main)) or list(_open_subtables(main, subtables))
         if missing:
             return missing
-        subtables = {
-            name: tables.table(main.getkeyword(name), readonly=True, ack=False)
-            for name in _NEEDED_TABLES
-        }
-        return [finding for check in _CHECKS for finding in check(main, subtables)]
+        return [finding for check in _CHECKS for finding in _findings(check, main, subtables)]
     finally:
-        main.close()
+        for table in (main, *subtables.values()):
+            table.close()
+
+
+def _findings(check: Check, main: Any, subtables: dict[str, Any]) -> list[Finding]:
+    try:
+        return list(check(main, subtables))
+    except RuntimeError as error:
+        return [_unreadable("MAIN or a subtable", error)]
+
+
+def _unreadable(name: str, error: RuntimeError) -> Finding:
+    line = (str(error).splitlines() or ["no reason given"])[0]
+    return Finding(code="unreadable", text=f"{name}: casacore cannot read it: {line[:200]}")
+
+
+def _open_subtables(main: Any, subtables: dict[str, Any]) -> Iterator[Finding]:
+    """Open every subtable into ``subtables``; POINTING alone may be empty."""
+    for name in _NEEDED_TABLES:
+        try:
+            subtables[name] = tables.table(main.getkeyword(name), readonly=True, ack=False)
+        except RuntimeError as error:
+            yield _unreadable(name, error)
+        else:
+            if subtables[name].nrows() == 0 and name != "POINTING":
+                yield Finding(code="empty-subtable", text=f"{name} has no rows")
 
 
 def _missing(main: Any) -> Iterator[Finding]:
@@ -66,6 +91,16 @@ def _missing(main: Any) -> Iterator[Finding]:
         yield Finding(code="no-subtable", text=f"there is no subtable {name}")
     if main.nrows() == 0:
         yield Finding(code="no-rows", text="MAIN has no rows")
+
+
+def _check_small_columns(main: Any, subtables: dict[str, Any]) -> Iterator[Finding]:
+    del subtables
+    for name in _FINITE_COLUMNS:
+        if not np.all(np.isfinite(main.getcol(name))):
+            yield Finding(code="not-finite", text=f"{name} holds values that are not finite")
+    for name in ("FLAG_ROW", "PROCESSOR_ID", "ARRAY_ID", "FEED1", "FEED2"):
+        if main.getcol(name).min() < 0:
+            yield Finding(code="id-range", text=f"{name} has negative values")
 
 
 def _check_ids(main: Any, subtables: dict[str, Any]) -> Iterator[Finding]:
@@ -141,7 +176,8 @@ def _check_windows(main: Any, subtables: dict[str, Any]) -> Iterator[Finding]:
     names = [table.getcell("NAME", row) for row in range(table.nrows())]
     for row in range(table.nrows()):
         freq_hz, width_hz = table.getcell("CHAN_FREQ", row), table.getcell("CHAN_WIDTH", row)
-        if np.any(np.diff(np.append(last_hz, freq_hz)) <= 0) or np.any(width_hz <= 0):
+        # Written so that NaN is found too.
+        if not (np.all(np.diff(np.append(last_hz, freq_hz)) > 0) and np.all(width_hz > 0)):
             yield Finding(code="channels", text=f"the channels of window {row} do not ascend")
         last_hz = float(freq_hz[-1])
     if len(set(names)) != len(names):
@@ -153,25 +189,32 @@ def _check_directions(main: Any, subtables: dict[str, Any]) -> Iterator[Finding]
     field, source = subtables["FIELD"], subtables["SOURCE"]
     phase = field.getcol("PHASE_DIR")
     for name in ("REFERENCE_DIR", "DELAY_DIR"):
-        if np.max(np.abs(field.getcol(name) - phase)) > _DIRECTION_TOLERANCE_RAD:
+        if not np.max(np.abs(field.getcol(name) - phase)) <= _DIRECTION_TOLERANCE_RAD:
             yield Finding(code="directions", text=f"{name} and PHASE_DIR differ in FIELD")
     if not set(field.getcol("SOURCE_ID")) <= set(source.getcol("SOURCE_ID")):
         yield Finding(code="source-id", text="FIELD names a SOURCE_ID that SOURCE has not")
 
 
-def _check_rows_of_subtables(main: Any, subtables: dict[str, Any]) -> Iterator[Finding]:
+def _check_antennas(main: Any, subtables: dict[str, Any]) -> Iterator[Finding]:
     del main
-    antennas = subtables["ANTENNA"].nrows()
-    if subtables["FEED"].nrows() < antennas:
-        yield Finding(
-            code="feed", text=f"FEED has {subtables['FEED'].nrows()} rows for {antennas} antennas"
-        )
-    if subtables["POINTING"].nrows() > antennas:
+    antenna, feed = subtables["ANTENNA"], subtables["FEED"]
+    if feed.nrows() < antenna.nrows():
+        text = f"FEED has {feed.nrows()} rows for {antenna.nrows()} antennas"
+        yield Finding(code="feed", text=text)
+    window = feed.getcol("SPECTRAL_WINDOW_ID")
+    if window.min() < -1 or window.max() >= subtables["SPECTRAL_WINDOW"].nrows():
+        yield Finding(code="feed", text="FEED names a SPECTRAL_WINDOW_ID that is not there")
+    if subtables["POINTING"].nrows() > antenna.nrows():
         yield Finding(
             code="pointing",
             text=f"POINTING has {subtables['POINTING'].nrows()} rows, more than one per antenna: "
             f"every later tool gets slow",
         )
+    used = ~antenna.getcol("FLAG_ROW")
+    if not np.all(antenna.getcol("DISH_DIAMETER")[used] > 0):
+        yield Finding(code="antenna", text="an antenna in ANTENNA has no DISH_DIAMETER")
+    if not np.all(np.array(antenna.getcol("MOUNT"))[used] != ""):
+        yield Finding(code="antenna", text="an antenna in ANTENNA has no MOUNT")
 
 
 def _check_observation(main: Any, subtables: dict[str, Any]) -> Iterator[Finding]:
@@ -187,14 +230,15 @@ def _check_observation(main: Any, subtables: dict[str, Any]) -> Iterator[Finding
         yield Finding(code="observation", text="TELESCOPE_NAME is empty")
 
 
-_CHECKS: tuple[Callable[[Any, dict[str, Any]], Iterator[Finding]], ...] = (
+_CHECKS: tuple[Check, ...] = (
+    _check_small_columns,
     _check_ids,
     _check_cells,
     _check_imaging_columns,
     _check_weights,
     _check_windows,
     _check_directions,
-    _check_rows_of_subtables,
+    _check_antennas,
     _check_observation,
 )
 
