@@ -45,14 +45,18 @@ class ChunkMap:
         return int(np.prod(self.chunk_shape)) * self.dtype.itemsize
 
 
-def map_chunks(dataset: h5py.Dataset, dtype: str, contiguous_rows: int) -> ChunkMap | None:
+def map_chunks(
+    path: str, dataset: h5py.Dataset, dtype: str, contiguous_rows: int
+) -> ChunkMap | None:
     """Return where the chunks lie, or None when HDF5 itself must read this data set.
 
-    Only plain bytes can be read directly: no filter, no external file, and exactly the wanted
-    little-endian type.
+    Only plain bytes can be read directly: chunked or contiguous in this very file, no filter, and
+    exactly the wanted little-endian type.
 
     Parameters
     ----------
+    path
+        The file, as it was opened.
     dataset
         Of shape (rows, channels, products) or (rows, 1, channels, products).
     dtype
@@ -61,8 +65,14 @@ def map_chunks(dataset: h5py.Dataset, dtype: str, contiguous_rows: int) -> Chunk
         Rows to read at a time from a data set that is not chunked.
     """
     properties = dataset.id.get_create_plist()
-    plain = properties.get_nfilters() == 0 and properties.get_external_count() == 0
-    if not plain or dataset.dtype != np.dtype(dtype) or dataset.file.userblock_size:
+    plain = (
+        properties.get_layout() in (h5py.h5d.CHUNKED, h5py.h5d.CONTIGUOUS)
+        and properties.get_nfilters() == 0
+        and properties.get_external_count() == 0
+        and dataset.file.filename == path  # not behind a link into another file
+        and dataset.file.userblock_size == 0
+    )
+    if not plain or dataset.dtype != np.dtype(dtype):
         return None
     shape = (dataset.shape[0], *dataset.shape[-2:])
     if dataset.chunks is None:

@@ -85,8 +85,10 @@ def _digest(*arrays: npt.NDArray[Any]) -> str:
 
 
 @contextmanager
-def open_uvh5(path: str) -> Iterator[h5py.File]:
+def open_uvh5(path: str, expected_bytes: int = 0) -> Iterator[h5py.File]:
     """Open a file read-only; whatever HDF5 finds wrong with it becomes one line.
+
+    A file shorter than ``expected_bytes`` is called truncated, whatever HDF5 says of it.
 
     Raises
     ------
@@ -97,7 +99,7 @@ def open_uvh5(path: str) -> Iterator[h5py.File]:
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, RuntimeError) as error:
-        raise _explained(path, error) from error
+        raise _explained(path, error, expected_bytes) from error
     except KeyError as error:
         raise InputError(
             f"{path}: {str(error.args[0])[:120]}: the file lacks a part every UVH5 file has; set it "
@@ -107,7 +109,7 @@ def open_uvh5(path: str) -> Iterator[h5py.File]:
         ) from error
 
 
-def _explained(path: str, error: Exception) -> InputError:
+def _explained(path: str, error: Exception, expected_bytes: int) -> InputError:
     text = str(error)
     try:
         size_bytes = os.stat(path).st_size
@@ -115,7 +117,7 @@ def _explained(path: str, error: Exception) -> InputError:
         return InputError(f"{path}: {missing.strerror}", path=path)
     if size_bytes == 0:
         what, code = "the file is empty (0 bytes)", "empty-file"
-    elif "truncated" in text or "eof" in text:
+    elif size_bytes < expected_bytes or "truncated" in text or "eof" in text:
         what, code = f"the file is truncated at {size_bytes} bytes", "truncated"
     elif "signature not found" in text:
         what, code = "this is not an HDF5 file", "not-hdf5"

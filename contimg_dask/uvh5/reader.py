@@ -76,7 +76,7 @@ class SubbandReader:
         self._header = header
         self._block_rows = _TARGET_ROWS
         self.bytes_read = 0
-        with open_uvh5(header.path) as file:
+        with open_uvh5(header.path, header.size_bytes) as file:
             self._check_unchanged()
             freq_hz = np.atleast_1d(np.squeeze(file["Header/freq_array"][()]))
             self._descending = bool(freq_hz[0] > freq_hz[-1])
@@ -85,7 +85,11 @@ class SubbandReader:
 
     def _plan(self, file: h5py.File) -> dict[str, ChunkMap] | None:
         """Choose the rows per block, and return the chunks where they can be read directly."""
-        maps = {name: map_chunks(file["Data"][name], _DTYPES[name], 1024) for name in _DTYPES}
+        path = self._header.path
+        maps = {
+            name: map_chunks(path, file["Data"][name], dtype, _TARGET_ROWS)
+            for name, dtype in _DTYPES.items()
+        }
         chunk_rows = [
             chunks.chunk_shape[0] if chunks is not None else (file["Data"][name].chunks or (1,))[0]
             for name, chunks in maps.items()
@@ -115,6 +119,7 @@ class SubbandReader:
         # The reader puts file product k at position `into[k]`: the inverse of the MS order.
         into = np.argsort(product_order(self._header.products)).tolist()
         channels = slice(None, None, -1 if self._descending else 1)
+        self._check_unchanged()
         descriptor = os.open(self._header.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             readers = {
@@ -136,19 +141,27 @@ class SubbandReader:
             self.bytes_read = sum(file["Data"][name].id.get_storage_size() for name in _DTYPES)
 
     def _check_unchanged(self) -> None:
-        status = os.stat(self._header.path)
+        try:
+            status = os.stat(self._header.path)
+        except OSError as error:
+            raise InputError(
+                f"{self._header.path}: {error.strerror}: it was there when the group was planned",
+                path=self._header.path,
+            ) from error
         if (status.st_size, status.st_mtime_ns) != (self._header.size_bytes, self._header.mtime_ns):
             raise InputError(
                 f"{self._header.path}: the file changed while it was read ({self._header.size_bytes} "
                 f"bytes before, {status.st_size} now): convert it when it is finished",
-                code="changed-while-read",
+                code="truncated"
+                if status.st_size < self._header.size_bytes
+                else "changed-while-read",
                 path=self._header.path,
             )
 
 
 def read_blocks(header: SubbandHeader, rows_at_once: int) -> Iterator[Block]:
     """Yield every block of a file through h5py, whatever its layout: the plain way."""
-    with open_uvh5(header.path) as file:
+    with open_uvh5(header.path, header.size_bytes) as file:
         for row_start in range(0, header.rows, rows_at_once):
             yield _rows(file, header, row_start, rows_at_once)
 
