@@ -206,6 +206,12 @@ def hosts(client: Client) -> dict[str, int]:
     return count
 
 
+def workers_on(client: Client, nodes: set[str]) -> list[str]:
+    """Return the addresses of the workers on these hosts, by IP."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return [address for address, facts in workers.items() if facts["host"] in nodes]
+
+
 def worker_facts(dask_worker: Any = None) -> WorkerFacts:
     """Tell what the worker this runs on is (called through ``Client.run``)."""
     return WorkerFacts(

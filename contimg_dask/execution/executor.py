@@ -20,7 +20,7 @@ from distributed.client import FutureCancelledError, FuturesCancelledError
 
 from contimg_dask.errors import ClusterError, ContimgError, WorkerLostError
 from contimg_dask.execution import steps
-from contimg_dask.execution.cluster import Cluster, hosts
+from contimg_dask.execution.cluster import Cluster, hosts, workers_on
 from contimg_dask.model import Attempt, ConversionPlan, Product
 
 _POLL_S = 0.5
@@ -101,6 +101,7 @@ class DaskExecutor:
         self._groups_per_node = groups_per_node
         self._events: queue.Queue[tuple[_Running, str]] = queue.Queue()
         self._running: list[_Running] = []
+        self._given_up: list[_Running] = []
         self._submitted = 0
 
     def run(self, plans: Sequence[ConversionPlan]) -> Iterator[Completion]:
@@ -127,6 +128,9 @@ class DaskExecutor:
                     self._watch_nodes()
         finally:
             self._abandon()
+            # A step that was running while its attempt was given up may have come after the
+            # removal; by now it is over.
+            self._remove([late for late in self._given_up if self._may_exist(late)])
 
     def _free_node(self, attempt: int) -> str | None:
         """Return the node with the fewest groups per worker, or None when none has room.
@@ -255,7 +259,19 @@ class DaskExecutor:
                 self._cluster.client.cancel(list(running.futures.values()), force=True)
 
     def _discard(self, gone: list[_Running]) -> None:
-        """Remove attempts' directories: here when this machine ran them, else on their nodes."""
+        """Remove attempts' directories, once no step of theirs is running any more."""
+        self._given_up += gone
+        if self._cluster.client.status == "running":
+            # Steps cannot be stopped, but they hold their process's lock until they are done.
+            addresses = workers_on(self._cluster.client, {running.node for running in gone})
+            self._cluster.client.run(steps.wait_until_idle, workers=addresses, on_error="ignore")
+        self._remove(gone)
+
+    def _may_exist(self, gone: _Running) -> bool:
+        return not self._cluster.embedded or os.path.lexists(gone.attempt.directory)
+
+    def _remove(self, gone: list[_Running]) -> None:
+        """Remove directories: here when this machine ran the attempts, else on their nodes."""
         if self._cluster.embedded or self._cluster.client.status != "running":
             for running in gone:
                 steps.discard_attempt(running.attempt)
@@ -265,7 +281,7 @@ class DaskExecutor:
             client.submit(
                 steps.discard_attempt,
                 running.attempt,
-                key=f"discard-{running.attempt.name}",
+                key=f"discard-{running.attempt.name}-{uuid.uuid4().hex[:8]}",
                 workers=[running.node],
                 priority=1,
                 pure=False,
@@ -284,9 +300,10 @@ class DaskExecutor:
         futures = [future for running in gone for future in running.futures.values()]
         if self._cluster.halt is not None:
             self._cluster.halt()
+            self._remove(gone)
         else:
             self._cluster.client.cancel(futures, force=True)
-        self._discard(gone)
+            self._discard(gone)
 
 
 def _outcome(future: Future[Any]) -> tuple[Product | None, ContimgError | None]:

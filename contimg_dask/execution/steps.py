@@ -373,6 +373,12 @@ def _product(
     )
 
 
+def wait_until_idle() -> None:
+    """Return when no step is running in this process."""
+    with _PROCESS_LOCK:
+        pass
+
+
 def discard_attempt(attempt: Attempt) -> None:
     """Remove everything a failed or cancelled attempt wrote."""
     remove_attempt_directory(attempt.directory)
