@@ -122,6 +122,7 @@ def _plan(group: Group, request: Request) -> ConversionPlan:
         direct=settings.direct_ms,
         parallel=settings.parallel_subband,
         on_existing=settings.on_existing,
+        max_readers=settings.max_readers,
     )
 
 
@@ -268,7 +269,6 @@ def _completed(group: Group, completion: Completion) -> GroupRecord:
             path=product.path,
             bytes_out=product.bytes_out,
             seconds={step: round(value, 4) for step, value in product.seconds.items()},
-            node=product.node,
             notes=group.notes + notes,
         )
     if error is not None:

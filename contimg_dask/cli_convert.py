@@ -50,6 +50,8 @@ _SETTING_OPTIONS: tuple[Callable[[Any], Any], ...] = (
                  help="Write into the product, or parts to concatenate [direct]."),
     click.option("--parallel-subband/--no-parallel-subband", default=None,
                  help="A task per subband, or one per group [parallel]."),
+    click.option("--max-readers", type=int, metavar="N",
+                 help="Processes of a node reading one input device [no bound]."),
     click.option("--on-existing", type=click.Choice(["skip", "fail", "replace"]),
                  help="When the product is there already [skip]."),
     click.option("--telescope-name", metavar="NAME", help="In OBSERVATION [DSA_110]."),
@@ -98,12 +100,15 @@ class _Run:
 
     def say_start(self, groups: int) -> None:
         """Say what the next seconds are spent on."""
-        self.console.print(f"{groups} groups to convert; waiting for workers to start")
+        noun = "group" if groups == 1 else "groups"
+        self.console.print(f"{groups} {noun} to convert; waiting for workers to start")
 
     def finish(self) -> int:
         """Report everything and return the exit code."""
         self.seconds["total"] = time.monotonic() - self.start_s
         closing_table(self.console, sort_records(self.records))
+        if not self.records:
+            self.console.print("no group was found or finished: see the names in docs/input.md")
         if self.as_json:
             click.echo(json.dumps(report(self.command, self.records, self.seconds), indent=1))
         return exit_code(self.records, strict=self.strict)

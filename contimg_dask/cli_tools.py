@@ -107,7 +107,11 @@ def simulate_command(directory: Path, **options: Any) -> None:
         return
     if options["as_json"]:
         document = [asdict(group) for group in groups]
-        click.echo(json.dumps({"groups": document}, indent=1, default=str))
+        click.echo(
+            json.dumps(
+                {"schema": "contimg-dask.simulate/1", "groups": document}, indent=1, default=str
+            )
+        )
         return
     for group in groups:
         size_mb = sum(file.stat().st_size for file in group.files) / 1e6

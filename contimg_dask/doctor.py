@@ -36,7 +36,7 @@ from contimg_dask.settings import (
 Level = Literal["ok", "warn", "fail"]
 
 # A full-scale product: 16 subbands of 111,744 rows × 48 channels × 2 correlation products.
-FULL_SCALE_BYTES = {"zero": 2_100_000_000, "none": 2_100_000_000, "copy": 4_900_000_000}
+FULL_SCALE_BYTES = {"zero": 2_260_000_000, "none": 2_260_000_000, "copy": 3_630_000_000}
 FULL_SCALE_SECONDS = 309.24
 # Staging takes at most this part of what is free, so that the machine lives on.
 STAGING_SHARE = 0.8

@@ -153,6 +153,7 @@ class ConversionPlan:
     parallel: bool
     on_existing: OnExisting
     bytes_staged: int
+    max_readers: int | None = None
 
     @property
     def mode(self) -> str:

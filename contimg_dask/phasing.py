@@ -99,17 +99,23 @@ def meridian_uvw(
         telescope_loc=site,
         ref_frame="icrs",
     )
-    uvw: FloatArray = calc_uvw(
-        app_ra=lst_rad[of_row],
-        app_dec=dec_rad[of_row],
-        frame_pa=frame_pa_rad[of_row],
-        lst_array=lst_rad[of_row],
-        use_ant_pos=True,
-        antenna_positions=antenna_positions_m,
-        antenna_numbers=antenna_numbers,
-        ant_1_array=antenna_1,
-        ant_2_array=antenna_2,
-        telescope_lat=site.lat.rad,
-        telescope_lon=site.lon.rad,
-    )
+    uvw = np.empty((time_jd.size, 3))
+    for index, lst in enumerate(lst_rad):
+        # One integration at a time: calc_uvw takes rows of the same hour angle and declination,
+        # which ours all are, for rows of the same position angle.
+        rows = np.flatnonzero(of_row == index)
+        each = np.ones(rows.size)
+        uvw[rows] = calc_uvw(
+            app_ra=lst * each,
+            app_dec=app_dec_rad * each,
+            frame_pa=frame_pa_rad[index] * each,
+            lst_array=lst * each,
+            use_ant_pos=True,
+            antenna_positions=antenna_positions_m,
+            antenna_numbers=antenna_numbers,
+            ant_1_array=antenna_1[rows],
+            ant_2_array=antenna_2[rows],
+            telescope_lat=site.lat.rad,
+            telescope_lon=site.lon.rad,
+        )
     return uvw

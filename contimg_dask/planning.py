@@ -98,6 +98,7 @@ def plan_group(
     direct: bool,
     parallel: bool,
     on_existing: OnExisting,
+    max_readers: int | None = None,
 ) -> ConversionPlan:
     """Return the plan of a group that `is_convertible`."""
     assert group.start_jd is not None  # a group with readable subbands has a start time
@@ -118,4 +119,5 @@ def plan_group(
         parallel=parallel,
         on_existing=on_existing,
         bytes_staged=staged_bytes(group.subbands, options, direct=direct),
+        max_readers=max_readers,
     )

@@ -56,6 +56,7 @@ def convert_subband_groups_to_ms(
     imaging_columns: ImagingColumns | None = None,
     phase_centre: PhaseCentre | None = None,
     spw: SpectralWindows | None = None,
+    max_readers: int | None = None,
     kind: Kind = "science",
     dry_run: bool = False,
 ) -> list[dict[str, Any]]:
@@ -86,7 +87,8 @@ def convert_subband_groups_to_ms(
         A Dask client to use; its workers must have this package. It is left open.
     scheduler
         Or the address of a scheduler to connect to.
-    expected_subbands, min_subbands, on_existing, telescope_name, imaging_columns, phase_centre, spw
+    expected_subbands, min_subbands, on_existing, telescope_name, imaging_columns, phase_centre, spw,
+    max_readers
         As the options of ``contimg-dask convert``; None takes the configured value.
     kind
         ``science`` or ``calibrator``: which branch of the layout.
@@ -128,6 +130,7 @@ def convert_subband_groups_to_ms(
             "imaging_columns": imaging_columns,
             "phase_centre": phase_centre,
             "spw": spw,
+            "max_readers": max_readers,
         }
     )
     request = Request(

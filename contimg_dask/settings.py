@@ -102,6 +102,10 @@ class Settings:
         default="auto",
         metadata=_takes("meridian of each integration, or the tracked centre; auto: as it came"),
     )
+    max_readers: int | None = field(
+        default=None,
+        metadata=_takes("processes of a node reading one input device; none: no bound", minimum=1),
+    )
     spw: SpectralWindows = field(
         default="subband", metadata=_takes("a spectral window per subband, or a single one")
     )
@@ -128,7 +132,7 @@ class Settings:
     )
     groups_in_flight: int | None = field(
         default=None,
-        metadata=_takes("groups at the same time per node; none: as space allows", minimum=1),
+        metadata=_takes("groups at the same time per node; none: 2", minimum=1),
     )
 
 

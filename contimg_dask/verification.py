@@ -67,7 +67,7 @@ def match_input(product: Path, input_dir: Path) -> tuple[tuple[Placement, ...], 
                 return (), [_no_input(input_dir, float(freq_hz[channel]))]
             places.append(
                 Placement(
-                    subband=Subband(number=len(places), header=header),
+                    subband=Subband(number=_number(header, len(places)), header=header),
                     first_row=first_row,
                     first_channel=channel,
                     whole_window=header.channels == freq_hz.size,
@@ -76,6 +76,10 @@ def match_input(product: Path, input_dir: Path) -> tuple[tuple[Placement, ...], 
             channel, rows = channel + header.channels, header.rows
         first_row += rows
     return tuple(places), []
+
+
+def _number(header: SubbandHeader, position: int) -> int:
+    return position if header.name_number is None else header.name_number
 
 
 def _header_from(headers: list[SubbandHeader], lowest_hz: float) -> SubbandHeader | None:

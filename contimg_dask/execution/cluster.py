@@ -201,15 +201,21 @@ def _checked(client: Client, *, dashboard: str | None, halt: Callable[[], None] 
 def hosts(client: Client) -> dict[str, int]:
     """Return how many workers each host has now, by IP."""
     count: dict[str, int] = {}
-    for facts in client.scheduler_info(n_workers=-1)["workers"].values():
+    for facts in _workers(client).values():
         count[facts["host"]] = count.get(facts["host"], 0) + 1
     return count
 
 
 def workers_on(client: Client, nodes: set[str]) -> list[str]:
     """Return the addresses of the workers on these hosts, by IP."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = _workers(client)
     return [address for address, facts in workers.items() if facts["host"] in nodes]
+
+
+def _workers(client: Client) -> dict[str, Any]:
+    """Return what the scheduler knows of its workers; nothing when it is gone."""
+    found: dict[str, Any] = client.scheduler_info(n_workers=-1).get("workers", {})
+    return found
 
 
 def worker_facts(dask_worker: Any = None) -> WorkerFacts:

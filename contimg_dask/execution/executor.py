@@ -272,10 +272,13 @@ class DaskExecutor:
 
     def _remove(self, gone: list[_Running]) -> None:
         """Remove directories: here when this machine ran the attempts, else on their nodes."""
-        if self._cluster.embedded or self._cluster.client.status != "running":
-            for running in gone:
+        connected = not self._cluster.embedded and self._cluster.client.status == "running"
+        present = hosts(self._cluster.client) if connected else {}
+        for running in gone:
+            if running.node not in present:
+                # Its node is gone; a directory on a shared file system can be reached from here.
                 steps.discard_attempt(running.attempt)
-            return
+        gone = [running for running in gone if running.node in present]
         client: Client = self._cluster.client
         futures = [
             client.submit(

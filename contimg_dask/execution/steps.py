@@ -55,6 +55,7 @@ from contimg_dask.staging import (
 )
 from contimg_dask.uvh5.header import Axes, read_axes, read_frequencies
 from contimg_dask.uvh5.reader import SubbandReader
+from contimg_dask.uvh5.readers import reader_slot
 
 _PROCESS_LOCK = threading.RLock()
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -217,9 +218,12 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
         elif geometry.spw == "single":
             weight_file = attempt.weight_file(subband)
         not_finite = 0
-        with TileWriter(
-            geometry, place, path_of, weight_file=weight_file, copy_data=copy_data
-        ) as writer:
+        with (
+            reader_slot(subband.header.path, plan.max_readers),
+            TileWriter(
+                geometry, place, path_of, weight_file=weight_file, copy_data=copy_data
+            ) as writer,
+        ):
             for block in reader.blocks():
                 not_finite += convention.apply(block)
                 writer.write(block)

@@ -17,12 +17,15 @@ import numpy.typing as npt
 from contimg_dask.errors import VerificationError
 from contimg_dask.geometry import Geometry
 from contimg_dask.model import MJD_JD_OFFSET_D, Subband
-from contimg_dask.ms.columns import row_convention
+from contimg_dask.ms.columns import row_columns, row_convention
 from contimg_dask.ms.skeleton import casacore_faults
 from contimg_dask.uvh5.header import Axes, read_axes
 from contimg_dask.uvh5.reader import Block, read_blocks, read_rows
 
 _ROWS_AT_ONCE = 8192
+_UVW_TOLERANCE_M = 1e-3
+_DIRECTION_TOLERANCE_RAD = 4.8e-8
+"""0.01 seconds of arc."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +218,40 @@ def _difference(
     )
 
 
+def _compare_rows(main: Any, place: Placement, axes: Axes) -> Finding | None:
+    """Compare a subband's small columns and its fields' directions with the header's."""
+    columns = row_columns(axes, "auto")
+    rows = axes.time_jd.size
+    path, window = place.subband.header.path, place.subband.name
+    wanted = {
+        "UVW": (columns.uvw_m, _UVW_TOLERANCE_M),
+        "TIME_CENTROID": (columns.time_mjd_s, 0.0),
+        "INTERVAL": (columns.interval_s, 0.0),
+        "EXPOSURE": (columns.interval_s, 0.0),
+        "SCAN_NUMBER": (columns.scan_number, 0.0),
+        "FIELD_ID": (columns.fields.of_row, 0.0),
+    }
+    for name, (values, tolerance) in wanted.items():
+        apart = np.max(np.abs(main.getcol(name, place.first_row, rows) - values))
+        if not apart <= tolerance:
+            text = f"{name} of {window} differs from what {path} gives by up to {apart:g}"
+            return Finding(code="rows", text=text)
+    field = tables.table(main.getkeyword("FIELD"), readonly=True, ack=False)
+    found = field.getcol("PHASE_DIR")[:, 0]
+    field.close()
+    ours = np.stack([columns.fields.lon_rad, columns.fields.lat_rad], axis=-1)
+    if found.shape != ours.shape or not np.all(_apart_rad(found, ours) <= _DIRECTION_TOLERANCE_RAD):
+        text = f"the directions in FIELD are not those of {path}"
+        return Finding(code="directions", text=text)
+    return None
+
+
+def _apart_rad(one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]) -> Any:
+    """Return angles between (lon, lat) directions, good for small ones [rad]."""
+    east = np.angle(np.exp(1j * (one[:, 0] - two[:, 0]))) * np.cos(two[:, 1])
+    return np.hypot(east, one[:, 1] - two[:, 1])
+
+
 def _compare_band_weight(main: Any, row: int, rows: int) -> Finding | None:
     """Hold WEIGHT against the median over the channels of WEIGHT_SPECTRUM."""
     weight = main.getcol("WEIGHT", row, rows)
@@ -248,6 +285,8 @@ def compare_with_input(
         for place in places:
             header = place.subband.header
             axes = read_axes(header.path)
+            if (finding := _compare_rows(main, place, axes)) is not None:
+                findings.append(finding)
             for block in read_blocks(header, _ROWS_AT_ONCE):
                 # Calibration writes the imaging columns after publication: they are not compared.
                 finding = _compare(main, place, block, axes, "none")
