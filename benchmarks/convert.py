@@ -133,6 +133,7 @@ def fast_ways(bench: Bench, two: Cluster, one: Cluster) -> dict[str, Callable[[]
         "ours, 1 worker": lambda: ours(bench, one, bench.out),
         "ours, CORRECTED_DATA copied": lambda: ours(bench, two, bench.out, imaging_columns="copy"),
         "ours, parts (--no-direct-ms)": lambda: ours(bench, two, bench.out, direct_ms=False),
+        "ours, single window (--spw single)": lambda: ours(bench, two, bench.out, spw="single"),
         "ours, product on disk": lambda: ours(bench, two, disk),
         "ours, disk, staged on tmpfs": lambda: ours(bench, two, disk, stage_to_tmpfs=True),
     }

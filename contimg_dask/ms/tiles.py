@@ -89,6 +89,9 @@ def band_weight(
     Shapes (rows, channels, products) in, (rows, products) out.
     """
     first = weights[:, 0]
+    # Most blocks hold one value throughout, which two passes in cache tell.
+    if weights.min() == weights.max():
+        return first.copy(), True
     if np.array_equal(weights, np.broadcast_to(first[:, None], weights.shape)):
         return first.copy(), True
     return np.median(weights, axis=1).astype(np.float32), False
