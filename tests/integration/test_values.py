@@ -709,6 +709,39 @@ def test_values_that_are_not_finite_become_0_flagged_and_counted(
     assert part.values_flagged == np.count_nonzero(flags | bad)
 
 
+@pytest.mark.parametrize("direct", [True, False])
+def test_weights_that_are_not_finite_stay_and_have_no_sigma(
+    direct: bool, memory_path: Path
+) -> None:
+    def spoil(file: h5py.File, rng: np.random.Generator) -> None:
+        various(file, rng)
+        samples = file["Data/nsamples"][()]
+        samples[rng.random(samples.shape) < 0.01] = np.nan
+        samples[rng.random(samples.shape[0]) < 0.1] = np.nan
+        samples[rng.random(samples.shape[0]) < 0.1] = np.inf
+        file["Data/nsamples"][...] = samples
+
+    files = write_files(Case(edit=spoil), memory_path / "in")
+    converted = convert(files, memory_path / "out", expected=ALL_SUBBANDS, direct=direct)
+    ordered = [Path(subband.header.path) for subband in converted.plan.subbands]
+    references = reference_ms(ordered, memory_path / "reference")
+    for (_, start, rows), reference in zip(converted.windows, references, strict=True):
+        spectrum, weight, sigma, data, flag = (
+            column(converted.path, name, start, rows)
+            for name in ("WEIGHT_SPECTRUM", "WEIGHT", "SIGMA", "DATA", "FLAG")
+        )
+        assert {True, False} == set(np.isnan(weight).any(axis=1))
+        assert np.isinf(weight).any()
+        assert np.array_equal(bits(spectrum), bits(column(reference, "WEIGHT_SPECTRUM")))
+        assert np.array_equal(weight, column(reference, "WEIGHT"), equal_nan=True)
+        good = np.isfinite(weight) & (weight > 0)
+        assert np.all(sigma[~good] == 0)
+        assert sigma[good] == pytest.approx(weight[good] ** -0.5, rel=1e-6)
+        assert np.array_equal(bits(data), bits(column(reference, "DATA")))
+        assert np.array_equal(flag, column(reference, "FLAG"))
+    assert {part.values_not_finite for part in converted.product.parts} == {0}
+
+
 # ------------------------------------------------------------------------------- imaging columns
 
 
