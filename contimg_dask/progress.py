@@ -57,7 +57,8 @@ class Bars:
 
     def group_done(self, plan: ConversionPlan) -> None:
         """Take the group's bar away and move the overall one on."""
-        self._progress.remove_task(self._bars.pop(plan.group_id))
+        if plan.group_id in self._bars:
+            self._progress.remove_task(self._bars.pop(plan.group_id))
         self._progress.advance(self._overall)
 
 

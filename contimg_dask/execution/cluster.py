@@ -148,17 +148,17 @@ def connected_cluster(address: str) -> Iterator[Cluster]:
     ClusterError
         Nothing answers, there are no workers, or they cannot be used.
     """
-    try:
-        with quiet_distributed():
+    with quiet_distributed():
+        try:
             client = Client(address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ClusterError(
-            f"{address}: no Dask scheduler answers there within {_CONNECT_TIMEOUT_S} s "
-            f"({str(error).splitlines()[0][:120]}): check the address and that it runs",
-            code="no-scheduler",
-        ) from error
-    with client:
-        yield use_client(client)
+        except (OSError, ValueError) as error:
+            raise ClusterError(
+                f"{address}: no Dask scheduler answers there within {_CONNECT_TIMEOUT_S} s "
+                f"({str(error).splitlines()[0][:120]}): check the address and that it runs",
+                code="no-scheduler",
+            ) from error
+        with client:
+            yield use_client(client)
 
 
 def use_client(client: Client) -> Cluster:
@@ -234,15 +234,14 @@ def quiet_distributed() -> Iterator[None]:
 
     What matters of them is told as an outcome.
     """
-    names = ("distributed", "distributed.nanny", "distributed.scheduler", "distributed.worker")
-    loggers = [logging.getLogger(name) for name in names]
+    names = ("client", "comm", "core", "nanny", "scheduler", "utils", "worker")
+    loggers = [logging.getLogger(f"distributed.{name}") for name in names]
+    loggers.append(logging.getLogger("distributed"))
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    excepthook = threading.excepthook
     try:
         yield
     finally:
-        threading.excepthook = excepthook
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)

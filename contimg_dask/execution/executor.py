@@ -6,17 +6,18 @@ queue, and its retries do not cover the death of a worker.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from distributed import Client, Future, KilledWorker
-from distributed.client import FutureCancelledError, FuturesCancelledError
+from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
 
 from contimg_dask.errors import ClusterError, ContimgError, WorkerLostError
 from contimg_dask.execution import steps
@@ -114,6 +115,9 @@ class DaskExecutor:
         watched_s = time.monotonic()
         try:
             while waiting or self._running:
+                if self._cluster.client.status != "running":
+                    yield from self._fail_all(waiting)
+                    return
                 while waiting and (node := self._free_node(waiting[0][1])) is not None:
                     self._submit(*waiting.popleft(), node)
                 for completion in self._next():
@@ -202,10 +206,6 @@ class DaskExecutor:
         try:
             running, step_name = self._events.get(timeout=_POLL_S)
         except queue.Empty:
-            if self._cluster.client.status not in ("running", "connecting"):
-                yield from self._fail_all(
-                    ClusterError("the connection to the scheduler was lost: is it still running?")
-                )
             return
         if running not in self._running:
             return
@@ -228,7 +228,7 @@ class DaskExecutor:
     ) -> Completion:
         self._running.remove(running)
         if error is not None:
-            self._cluster.client.cancel(list(running.futures.values()), force=True)
+            self._cancel([running])
             self._discard([running])
         running.futures.clear()
         return Completion(
@@ -239,9 +239,17 @@ class DaskExecutor:
             error=error,
         )
 
-    def _fail_all(self, error: ContimgError) -> Iterator[Completion]:
+    def _fail_all(self, waiting: Iterable[tuple[ConversionPlan, int]]) -> Iterator[Completion]:
+        """Fail what is in flight and what has not begun: the scheduler has forgotten everything."""
+        error = ClusterError(
+            "the connection to the scheduler was lost: see that it runs, and convert again",
+            code="scheduler-lost",
+        )
         for running in list(self._running):
             yield self._finish(running, None, error)
+        for plan, attempt in waiting:
+            self._listener.group_done(plan)
+            yield Completion(plan=plan, attempts=attempt - 1, node="", error=error)
 
     def _watch_nodes(self) -> None:
         """Give up attempts on nodes that have had no worker for a while."""
@@ -256,7 +264,7 @@ class DaskExecutor:
             elif running.lost_since_s is None:
                 running.lost_since_s = now_s
             elif now_s - running.lost_since_s > _NODE_LOST_AFTER_S:
-                self._cluster.client.cancel(list(running.futures.values()), force=True)
+                self._cancel([running])
 
     def _discard(self, gone: list[_Running]) -> None:
         """Remove attempts' directories, once no step of theirs is running any more."""
@@ -300,20 +308,25 @@ class DaskExecutor:
         gone, self._running = self._running, []
         if not gone:
             return
-        futures = [future for running in gone for future in running.futures.values()]
         if self._cluster.halt is not None:
             self._cluster.halt()
             self._remove(gone)
         else:
-            self._cluster.client.cancel(futures, force=True)
+            self._cancel(gone)
             self._discard(gone)
+
+    def _cancel(self, gone: list[_Running]) -> None:
+        futures = [future for running in gone for future in running.futures.values()]
+        # A client that has lost its scheduler has nothing left to cancel.
+        with contextlib.suppress(ClosedClientError):
+            self._cluster.client.cancel(futures, force=True)
 
 
 def _outcome(future: Future[Any]) -> tuple[Product | None, ContimgError | None]:
-    if future.status == "finished":
-        product: Product = future.result()
-        return product, None
     try:
+        if future.status == "finished":
+            product: Product = future.result()
+            return product, None
         error = future.exception()
     except (FutureCancelledError, FuturesCancelledError):
         error = None

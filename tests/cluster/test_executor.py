@@ -266,3 +266,40 @@ def test_a_cluster_in_this_process_is_used_safely_too(incoming: Path, tmp_path: 
             incoming, tmp_path, expected_subbands=4, client=client
         )
     assert [record["outcome"] for record in records] == ["published"] * 3
+
+
+def test_a_scheduler_that_dies_ends_the_run_with_a_reason_for_every_group(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    incoming, out = tmp_path / "in", tmp_path / "out"
+    make_groups(incoming, groups=8, subbands=4, antennas=24, integrations=8, channels=48)
+    file = tmp_path_factory.mktemp("doomed") / "scheduler.json"
+    options = (
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--no-dashboard",
+        "--scheduler-file",
+        str(file),
+    )
+    with dask_process("scheduler", *options) as process:
+        with Client(scheduler_file=str(file), timeout=60) as client:
+            address = str(client.scheduler_info()["address"])
+        worker_options = ("--host", "127.0.0.1", "--no-dashboard", "--no-nanny", "--nthreads", "1")
+        with dask_process("worker", address, *worker_options, *PRELOAD):
+            with Client(address) as client:
+                client.wait_for_workers(1, timeout=60)
+
+            def kill_scheduler(plan: ConversionPlan, name: str) -> None:
+                if name.startswith("part") and process.poll() is None:
+                    process.kill()
+                    process.wait()
+
+            with connected_cluster(address) as cluster:
+                completions = execute(cluster, plans_of(incoming, out), Heard(kill_scheduler))
+    assert len(completions) == 8
+    errors = [completion.error for completion in completions if completion.product is None]
+    assert errors
+    assert {error.code for error in errors if error is not None} == {"scheduler-lost"}
+    assert all("staging" not in name for name in tree(out))
