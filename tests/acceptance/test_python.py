@@ -11,6 +11,7 @@ from distributed import Client
 
 import contimg_dask
 from contimg_dask import UsageError, convert_subband_groups_to_ms, create_path_mapper
+from contimg_dask.offline import earth_orientation_warning
 
 from .conftest import make_groups
 
@@ -124,10 +125,14 @@ def test_a_date_past_the_earth_orientation_tables_gives_one_warning_and_a_result
     assert len(late) == 1
 
 
-def test_a_date_within_the_tables_gives_no_warning(tmp_path: Path, client: Client) -> None:
-    make_groups(tmp_path / "in", subbands=2, start=Time.now().strftime("%Y-%m-%dT%H:%M:%S"))
+def test_today_gives_a_warning_only_when_the_installed_tables_have_ended(
+    tmp_path: Path, client: Client
+) -> None:
+    today = Time.now()
+    make_groups(tmp_path / "in", subbands=2, start=today.strftime("%Y-%m-%dT%H:%M:%S"))
     records = convert_subband_groups_to_ms(
         tmp_path / "in", tmp_path / "out", expected_subbands=2, client=client
     )
     assert records[0]["outcome"] == "published"
-    assert records[0]["notes"] == ()
+    covered = earth_orientation_warning(today.mjd) is None
+    assert len(records[0]["notes"]) == (0 if covered else 1)
