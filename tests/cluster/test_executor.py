@@ -99,12 +99,32 @@ def test_a_worker_killed_in_the_middle_is_survived(
     completions = execute(pair, plans_of(incoming, tmp_path), heard)
     assert killed
     assert [completion.error for completion in completions] == [None, None, None]
-    assert max(completion.attempts for completion in completions) == 2
     assert [event for event, _ in heard.events].count("done") == 3
     for completion in completions:
         assert completion.product is not None
         done = run("verify", completion.product.path, "--input", incoming)
         assert done.code == 0, done.out
+    assert all("staging" not in name for name in tree(tmp_path))
+
+
+def test_a_group_whose_worker_dies_is_run_once_more(
+    pair: Cluster, incoming: Path, tmp_path: Path
+) -> None:
+    plans = plans_of(incoming, tmp_path)[:2]
+    unlucky = plans[0].group_id
+
+    def unlucky_recipe(plan: ConversionPlan, attempt: Any, run_step: Any) -> Any:
+        def die() -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if plan.group_id == unlucky and attempt.number == 1:
+            return run_step("reduce", die)
+        return recipe(plan, attempt, run_step)
+
+    completions = {c.plan.group_id: c for c in execute(pair, plans, Heard(), unlucky_recipe)}
+    assert completions[unlucky].product is not None
+    assert completions[unlucky].attempts == 2
+    assert completions[plans[1].group_id].product is not None
     assert all("staging" not in name for name in tree(tmp_path))
 
 
