@@ -124,7 +124,15 @@ def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
 
 
 def write_rows(plan: ConversionPlan, attempt: Attempt) -> RowsRecord:
-    """Make the product without its bulk: headers, small columns and subtables."""
+    """Make the product without its bulk: headers, small columns and subtables.
+
+    Raises
+    ------
+    InputError
+        The first subband's header cannot be read, or gives no phase centre.
+    OutputError, NoSpaceError
+        The tables cannot be written.
+    """
     start_s = time.time()
     with _working(plan):
         axes = read_axes(plan.subbands[0].header.path)

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,28 @@ def one_worker_pid() -> int:
     return max(workers)
 
 
+def failing(group_id: str, how: Callable[[], object], *, attempts: int = 2) -> Any:
+    """Return the recipe, but for the first attempts of one group, whose only step is ``how``."""
+
+    def recipe_of(plan: ConversionPlan, attempt: Any, run_step: Any) -> Any:
+        if plan.group_id == group_id and attempt.number <= attempts:
+            return run_step("reduce", how)
+        return recipe(plan, attempt, run_step)
+
+    return recipe_of
+
+
+def execute_pair(
+    pair: Cluster, plans: list[ConversionPlan], steps: Any, out: Path
+) -> tuple[Completion, Completion]:
+    """Run two groups, of which the second must come to its product and nothing must be left."""
+    completions = {c.plan.group_id: c for c in execute(pair, plans, Heard(), steps)}
+    first, second = (completions[plan.group_id] for plan in plans)
+    assert second.product is not None
+    assert all("staging" not in name for name in tree(out))
+    return first, second
+
+
 def test_a_worker_killed_in_the_middle_is_survived(
     pair: Cluster, incoming: Path, tmp_path: Path
 ) -> None:
@@ -110,65 +132,38 @@ def test_a_worker_killed_in_the_middle_is_survived(
 def test_a_group_whose_worker_dies_is_run_once_more(
     pair: Cluster, incoming: Path, tmp_path: Path
 ) -> None:
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     plans = plans_of(incoming, tmp_path)[:2]
-    unlucky = plans[0].group_id
-
-    def unlucky_recipe(plan: ConversionPlan, attempt: Any, run_step: Any) -> Any:
-        def die() -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        if plan.group_id == unlucky and attempt.number == 1:
-            return run_step("reduce", die)
-        return recipe(plan, attempt, run_step)
-
-    completions = {c.plan.group_id: c for c in execute(pair, plans, Heard(), unlucky_recipe)}
-    assert completions[unlucky].product is not None
-    assert completions[unlucky].attempts == 2
-    assert completions[plans[1].group_id].product is not None
-    assert all("staging" not in name for name in tree(tmp_path))
+    unlucky, _ = execute_pair(pair, plans, failing(plans[0].group_id, die, attempts=1), tmp_path)
+    assert unlucky.product is not None
+    assert unlucky.attempts == 2
 
 
 def test_a_group_that_kills_its_worker_twice_fails_and_the_others_go_on(
     pair: Cluster, incoming: Path, tmp_path: Path
 ) -> None:
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     plans = plans_of(incoming, tmp_path)[:2]
-    deadly = plans[0].group_id
-
-    def deadly_recipe(plan: ConversionPlan, attempt: Any, run_step: Any) -> Any:
-        def die() -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        return (
-            run_step("reduce", die) if plan.group_id == deadly else recipe(plan, attempt, run_step)
-        )
-
-    completions = {c.plan.group_id: c for c in execute(pair, plans, Heard(), deadly_recipe)}
-    assert isinstance(completions[deadly].error, WorkerLostError)
-    assert completions[deadly].attempts == 2
-    assert completions[plans[1].group_id].product is not None
-    assert all("staging" not in name for name in tree(tmp_path))
+    deadly, _ = execute_pair(pair, plans, failing(plans[0].group_id, die), tmp_path)
+    assert isinstance(deadly.error, WorkerLostError)
+    assert deadly.attempts == 2
 
 
 def test_an_error_nobody_foresaw_fails_its_group_only(
     pair: Cluster, incoming: Path, tmp_path: Path
 ) -> None:
+    def divide() -> float:
+        return 1 / 0
+
     plans = plans_of(incoming, tmp_path)[:2]
-    odd = plans[0].group_id
-
-    def odd_recipe(plan: ConversionPlan, attempt: Any, run_step: Any) -> Any:
-        def divide() -> float:
-            return 1 / 0
-
-        return (
-            run_step("reduce", divide) if plan.group_id == odd else recipe(plan, attempt, run_step)
-        )
-
-    completions = {c.plan.group_id: c for c in execute(pair, plans, Heard(), odd_recipe)}
-    error = completions[odd].error
-    assert error is not None
-    assert (error.code, "ZeroDivisionError" in str(error)) == ("internal-error", True)
-    assert completions[plans[1].group_id].product is not None
-    assert all("staging" not in name for name in tree(tmp_path))
+    odd, _ = execute_pair(pair, plans, failing(plans[0].group_id, divide), tmp_path)
+    assert odd.error is not None
+    assert (odd.error.code, "ZeroDivisionError" in str(odd.error)) == ("internal-error", True)
+    assert odd.attempts == 1
 
 
 def test_leaving_the_loop_early_leaves_nothing_behind(incoming: Path, tmp_path: Path) -> None:
