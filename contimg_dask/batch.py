@@ -1,4 +1,4 @@
-"""From groups to outcomes: decide what to do with each one, have it done, and record it.
+"""From groups to outcomes: have each one done, record what came of it, and tell who wants to know.
 
 No outcome is silent: a group is published, skipped with a word, incomplete with what is missing,
 or failed with a reason and a record under ``failed/``.
@@ -6,68 +6,26 @@ or failed with a reason and a record under ``failed/``.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 from contimg_dask.convert import convert_in_order, recipe
-from contimg_dask.errors import ContimgError
+from contimg_dask.deciding import Request, decide, record_of
+from contimg_dask.event_log import EventLog, LoggedListener
 from contimg_dask.execution.cluster import Cluster, connected_cluster, embedded_cluster
-from contimg_dask.execution.executor import Completion, DaskExecutor, Listener
-from contimg_dask.model import (
-    MJD_JD_OFFSET_D,
-    ConversionPlan,
-    Group,
-    GroupRecord,
-    Kind,
-    OutcomeName,
-    ProductOptions,
-    Reason,
-)
-from contimg_dask.naming import PathMapper, date_of, product_path, stamp_of_jd
-from contimg_dask.planning import is_convertible, plan_group, staged_bytes
-from contimg_dask.publishing import (
-    Found,
-    StartIndex,
-    inspect_target,
-    remove_failed_record,
-    write_failed_record,
-)
+from contimg_dask.execution.executor import Completion, DaskExecutor
+from contimg_dask.execution.runner import Listener
+from contimg_dask.hand_over import HandOver, check_command
+from contimg_dask.model import ConversionPlan, Group, GroupRecord, Reason
+from contimg_dask.publishing.ownership import check_group
+from contimg_dask.recording import keep_record, record_of_attempt
 from contimg_dask.settings import Settings
-from contimg_dask.staging import choose_tier
+from contimg_dask.staging.room import megabytes, usable_bytes
+from contimg_dask.staging.sweeping import sweep
 
-_DEFAULT_IN_FLIGHT = 2
-"""Groups at once per node: the second one's parts fill the workers while the first is reduced."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What to do with groups: where products go, and the settings."""
-
-    output_dir: Path
-    settings: Settings
-    kind: Kind = "science"
-    min_subbands: int | None = None
-    path_mapper: PathMapper | None = None
-    dry_run: bool = False
-
-    @property
-    def options(self) -> ProductOptions:
-        """The settings that change values in the product."""
-        return ProductOptions(
-            telescope_name=self.settings.telescope_name,
-            imaging_columns=self.settings.imaging_columns,
-            phase_centre=self.settings.phase_centre,
-            spw=self.settings.spw,
-        )
-
-    @property
-    def in_flight(self) -> int:
-        """Groups at the same time per node."""
-        return self.settings.groups_in_flight or _DEFAULT_IN_FLIGHT
+ListenerFactory = Callable[[Sequence[ConversionPlan], Cluster], AbstractContextManager[Listener]]
 
 
 def open_cluster(settings: Settings) -> AbstractContextManager[Cluster]:
@@ -79,122 +37,24 @@ def open_cluster(settings: Settings) -> AbstractContextManager[Cluster]:
     )
 
 
-def decide(groups: Sequence[Group], request: Request) -> list[GroupRecord | ConversionPlan]:
-    """Return, per group, the plan to carry out or the record of why there is none."""
-    index = StartIndex(request.output_dir)
-    return [_decide(group, request, index) for group in groups]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What a run says of itself, beside its records: seconds to have a cluster, hand-overs."""
 
-
-def _decide(group: Group, request: Request, index: StartIndex) -> GroupRecord | ConversionPlan:
-    minimum = request.min_subbands or group.expected
-    reason = is_convertible(group, minimum, request.settings.spw)
-    if reason is not None:
-        outcome: OutcomeName = "incomplete" if reason.code == "missing-subbands" else "failed"
-        return record_of(group, outcome, reason=reason)
-    try:
-        return _decide_existing(group, _plan(group, request), request, index)
-    except ContimgError as error:
-        return record_of(group, "failed", reason=Reason(code=error.code, text=str(error)))
-
-
-def _plan(group: Group, request: Request) -> ConversionPlan:
-    settings = request.settings
-    if request.path_mapper is not None:
-        target = Path(request.path_mapper(group.id, str(request.output_dir)))
-    else:
-        target = product_path(request.output_dir, group.id, request.kind)
-    needed = staged_bytes(group.subbands, request.options, direct=settings.direct_ms)
-    tier = choose_tier(
-        request.output_dir,
-        needed,
-        at_once=request.in_flight,
-        tmpfs_path=settings.tmpfs_path if settings.stage_to_tmpfs else None,
-        scratch_dir=settings.scratch_dir,
-    )
-    return plan_group(
-        group,
-        kind=request.kind,
-        options=request.options,
-        target=str(target.absolute()),
-        staging_root=tier.root,
-        tier=tier.tier,
-        tier_reason=tier.reason,
-        direct=settings.direct_ms,
-        parallel=settings.parallel_subband,
-        on_existing=settings.on_existing,
-        max_readers=settings.max_readers,
-    )
-
-
-def _decide_existing(
-    group: Group, plan: ConversionPlan, request: Request, index: StartIndex
-) -> GroupRecord | ConversionPlan:
-    """Look at what is already published: at the target, or of the same start elsewhere."""
-    target = Path(plan.target)
-    found = inspect_target(target, plan)
-    if found.state == "absent" and request.path_mapper is None:
-        dates = (date_of(plan.group_id), date_of(stamp_of_jd(plan.start_jd)))
-        other = index.find(plan.start_mjd, tuple(dict.fromkeys(dates)))
-        if other is not None:
-            target, found = other, inspect_target(other, plan)
-    if found.state == "absent":
-        return plan
-    if plan.on_existing == "replace" and target == Path(plan.target):
-        return plan
-    return _existing_record(group, plan, target, found)
-
-
-def _existing_record(group: Group, plan: ConversionPlan, target: Path, found: Found) -> GroupRecord:
-    if found.state == "whole" and plan.on_existing == "skip":
-        reason = Reason(code="already-published", text=f"{target} is this product, and whole")
-        return record_of(group, "skipped", plan=plan, reason=reason, path=str(target))
-    if found.state == "whole":
-        text = f"{target} is this product already (--on-existing {plan.on_existing})"
-        return record_of(
-            group, "failed", plan=plan, reason=Reason(code="already-published", text=text)
-        )
-    text = (
-        f"{target}: something else stands there ({found.text}): move it away"
-        + (" or use --on-existing replace" if str(target) == plan.target else "")
-    )  # fmt: skip
-    return record_of(group, "failed", plan=plan, reason=Reason(code="target-occupied", text=text))
-
-
-def record_of(
-    group: Group,
-    outcome: OutcomeName,
-    *,
-    plan: ConversionPlan | None = None,
-    reason: Reason | None = None,
-    path: str | None = None,
-) -> GroupRecord:
-    """Return the record of a group that no worker has seen."""
-    return GroupRecord(
-        id=group.id,
-        start_mjd=None if group.start_jd is None else group.start_jd - MJD_JD_OFFSET_D,
-        present=group.present,
-        missing=group.missing,
-        outcome=outcome,
-        reason=reason,
-        path=path or (plan.target if plan and outcome == "planned" else None),
-        bytes_in=group.bytes_in,
-        bytes_out=plan.bytes_staged if plan and outcome == "planned" else 0,
-        mode=plan.mode if plan else None,
-        tier=plan.tier if plan else None,
-        unreadable=group.unreadable,
-        notes=group.notes,
-    )
+    startup_s: float
+    handed_over: int
+    hand_overs_failed: int
 
 
 def convert_groups(
     groups: Sequence[Group],
     request: Request,
     *,
-    listener: Callable[[Sequence[ConversionPlan], Cluster], AbstractContextManager[Listener]],
+    listener: ListenerFactory,
     cluster: Cluster | None = None,
     on_record: Callable[[GroupRecord], None],
-    on_start: Callable[[int], None] = lambda groups: None,
-) -> float:
+    on_line: Callable[[str], None] = lambda text: None,
+) -> Ran:
     """Convert groups, handing every record to ``on_record`` as it comes.
 
     Parameters
@@ -206,19 +66,81 @@ def convert_groups(
         is nothing to convert.
     on_record
         Called once per group.
-    on_start
-        Called with the number of groups to convert, before a cluster is started.
-
-    Returns
-    -------
-    float
-        Seconds it took to have the cluster.
+    on_line
+        Called with what people may want to know meanwhile.
 
     Raises
     ------
     ClusterError
         There is no cluster to work on; groups decided without one have been handed on already.
+    UsageError
+        The event log cannot be written; there is no such group, or no such command to hand
+        products over to.
     """
+    settings = request.settings
+    check_group(settings.product_group)
+    check_command(settings.on_published)
+    command = None if request.dry_run else settings.on_published
+    with (
+        EventLog(settings.event_log if not request.dry_run else None, on_line) as log,
+        HandOver(command, settings.on_published_timeout_s, log, on_line) as hand_over,
+    ):
+        log.add("run-started", groups=len(groups), output=str(request.output_dir))
+
+        def tell(record: GroupRecord, group: Group) -> None:
+            kept = record if request.dry_run else keep_record(record, group, request.publication)
+            on_record(kept)
+            log.add_record(kept)
+            if kept.outcome == "published":
+                hand_over.add(kept)
+
+        if not request.dry_run:
+            _sweep(request, on_line)
+        startup_s = _convert(groups, request, listener, cluster, tell, log, on_line)
+        hand_over.wait()
+        log.add("run-finished", **hand_over.counts)
+    return Ran(
+        startup_s=startup_s,
+        handed_over=hand_over.counts["handed_over"],
+        hand_overs_failed=hand_over.counts["hand_overs_failed"],
+    )
+
+
+def _sweep(request: Request, on_line: Callable[[str], None]) -> None:
+    """Remove what killed conversions have left where this one works."""
+    for tier in request.tiers:
+        try:
+            found = [leftover for leftover in sweep(tier.root) if leftover.removed]
+        except OSError:
+            continue  # whoever needs the tier will say what is wrong with it
+        if found:
+            size = megabytes(sum(leftover.size_bytes for leftover in found))
+            on_line(f"{tier.root}: removed {size} that {len(found)} dead attempt(s) had left")
+
+
+def _say_room(
+    plans: Sequence[ConversionPlan], request: Request, on_line: Callable[[str], None]
+) -> None:
+    """Warn when all products together will not fit: better now than in the middle of the night."""
+    needed = sum(plan.bytes_product for plan in plans)
+    usable = usable_bytes(request.output_dir, tmpfs=False)
+    if needed > usable:
+        on_line(
+            f"WARNING {request.output_dir}: {len(plans)} groups need {megabytes(needed)}, "
+            f"{megabytes(usable)} are there to use: the last ones will fail unless space is freed"
+        )
+
+
+def _convert(
+    groups: Sequence[Group],
+    request: Request,
+    listener: ListenerFactory,
+    cluster: Cluster | None,
+    tell: Callable[[GroupRecord, Group], None],
+    log: EventLog,
+    on_line: Callable[[str], None],
+) -> float:
+    """Do the work of `convert_groups`; return seconds until the cluster was there."""
     by_id: dict[str, Group] = {}
     plans: list[ConversionPlan] = []
     for group, decision in zip(groups, decide(groups, request), strict=True):
@@ -228,21 +150,24 @@ def convert_groups(
             continue
         if isinstance(decision, ConversionPlan):
             decision = record_of(group, "planned", plan=decision)
-        on_record(_kept(decision, group, request))
+        tell(decision, group)
     if not plans:
         return 0.0
-    on_start(len(plans))
+    _say_room(plans, request, on_line)
+    on_line(f"{len(plans)} group(s) to convert; waiting for workers to start")
     start_s = time.monotonic()
-    with nullcontext(cluster) if cluster is not None else open_cluster(request.settings) as ready:
+    with ExitStack() as stack:
+        ready = stack.enter_context(
+            nullcontext(cluster) if cluster is not None else open_cluster(request.settings)
+        )
         startup_s = time.monotonic() - start_s
-        with listener(plans, ready) as hears:
-            executor = DaskExecutor(
-                ready, recipe, convert_in_order, hears, groups_per_node=request.in_flight
-            )
-            with _closing(executor.run(plans)) as completions:
-                for completion in completions:
-                    group = by_id[completion.plan.group_id]
-                    on_record(_kept(_completed(group, completion), group, request))
+        hears = LoggedListener(stack.enter_context(listener(plans, ready)), log)
+        executor = DaskExecutor(
+            ready, recipe, convert_in_order, hears, groups_per_node=request.in_flight
+        )
+        for completion in stack.enter_context(_closing(executor.run(plans))):
+            group = by_id[completion.plan.group_id]
+            tell(_completed(group, completion), group)
     return startup_s
 
 
@@ -256,41 +181,15 @@ def _closing(completions: Iterator[Completion]) -> Iterator[Iterator[Completion]
 
 
 def _completed(group: Group, completion: Completion) -> GroupRecord:
-    plan, product, error = completion.plan, completion.product, completion.error
-    planned = record_of(group, "published" if product else "failed", plan=plan)
-    fields = {name: getattr(planned, name) for name in planned.__slots__}
-    fields.update(node=completion.node, attempts=completion.attempts)
-    if product is not None:
-        bad = sum(part.values_not_finite for part in product.parts)
-        notes = product.notes + (
-            (f"{bad} values were not finite: set to 0, flagged",) if bad else ()
-        )
-        fields.update(
-            path=product.path,
-            bytes_out=product.bytes_out,
-            seconds={step: round(value, 4) for step, value in product.seconds.items()},
-            notes=group.notes + notes,
-        )
-    if error is not None:
-        fields.update(reason=Reason(code=error.code, text=str(error)))
-    return GroupRecord(**fields)
-
-
-def _kept(record: GroupRecord, group: Group, request: Request) -> GroupRecord:
-    """Keep the failed record on disk in step with the outcome, unless nothing may be changed."""
-    if request.dry_run:
+    record = record_of_attempt(
+        group,
+        completion.plan,
+        node=completion.node,
+        attempts=completion.attempts,
+        product=completion.product,
+        error=completion.error,
+    )
+    if not completion.by_another:
         return record
-    if record.outcome in ("published", "skipped"):
-        remove_failed_record(request.output_dir, record.id)
-    elif record.outcome == "failed":
-        inputs = [subband.header.path for subband in group.subbands]
-        inputs += [file.path for file in group.unreadable]
-        try:
-            write_failed_record(request.output_dir, record, inputs)
-        except OSError as error:
-            text = f"no record was left ({os.fspath(request.output_dir)}: {error.strerror})"
-            return GroupRecord(
-                **{name: getattr(record, name) for name in record.__slots__}
-                | {"notes": (*record.notes, text)}
-            )
-    return record
+    text = f"{record.path} was published by another conversion meanwhile, and is whole"
+    return replace(record, outcome="skipped", reason=Reason(code="already-published", text=text))

@@ -14,6 +14,8 @@ from contimg_dask.settings import apply_process_environment
 _COMMANDS = {
     "convert": ("cli_convert:convert", "Convert every complete group in a directory."),
     "convert-group": ("cli_convert:convert_group", "Convert exactly these files as one group."),
+    "inputs": ("cli_products:inputs_command", "List input files that are safely converted."),
+    "sweep": ("cli_products:sweep_command", "Remove what killed conversions left behind."),
     "verify": ("cli_tools:verify_command", "Check a product, also against its input."),
     "simulate": (
         "cli_tools:simulate_command",

@@ -15,10 +15,12 @@ from typing import Any
 
 import click
 
-from contimg_dask.batch import Request, convert_groups
-from contimg_dask.errors import ContimgError, InputError, UsageError
+from contimg_dask.batch import Ran, convert_groups
+from contimg_dask.cli_errors import refuse
+from contimg_dask.deciding import Request
+from contimg_dask.errors import ClusterError, ContimgError, InputError, UsageError
 from contimg_dask.execution.cluster import Cluster
-from contimg_dask.execution.executor import Listener
+from contimg_dask.execution.runner import Listener
 from contimg_dask.grouping import assemble_any
 from contimg_dask.model import (
     ConversionPlan,
@@ -33,9 +35,7 @@ from contimg_dask.offline import use_packaged_tables
 from contimg_dask.progress import Counting, bars, closing_table, error_console, say_record
 from contimg_dask.python_api import find_groups, to_mjd
 from contimg_dask.reporting import (
-    EXIT_FAILED,
     EXIT_INTERRUPTED,
-    EXIT_USAGE,
     exit_code,
     report,
     sort_records,
@@ -64,13 +64,26 @@ _SETTING_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--stage-to-tmpfs/--no-stage-to-tmpfs", default=None,
                  help="Stage products in memory, where they fit [no]."),
     click.option("--tmpfs-path", metavar="DIR", help="Where that is [/dev/shm]."),
+    click.option("--tmpfs-budget", metavar="SIZE", help="The most they may take there together."),
     click.option("--scratch-dir", metavar="DIR", help="Stage products on this disk."),
+    click.option("--kind", type=click.Choice(["science", "calibrator"]), default="science",
+                 help="Branch of the layout: science/ or calibrators/ [science]."),
+    click.option("--mode", "product_mode", metavar="OCTAL",
+                 help="Permissions of a product's files, such as 664 [umask]."),
+    click.option("--group", "product_group", metavar="NAME", help="Group that owns products."),
+    click.option("--allow-gap/--no-allow-gap", default=None,
+                 help="Replace also where directories cannot be exchanged [no]."),
+    click.option("--keep-failed/--no-keep-failed", default=None,
+                 help="Keep what a failed group got to, below failed/ [no]."),
+    click.option("--on-published", metavar="CMD",
+                 help="Run once per product, its record on standard input."),
+    click.option("--event-log", metavar="FILE", help="Append a line of JSON per event."),
     click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file."),
     click.option("--dry-run", is_flag=True, help="Only print what would be done."),
     click.option("--strict", is_flag=True, help="Exit 1 also for incomplete groups."),
     click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output."),
 )  # fmt: skip
-_NOT_SETTINGS = {"config", "dry_run", "strict", "as_json"}
+_NOT_SETTINGS = {"config", "dry_run", "strict", "as_json", "kind"}
 
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -90,6 +103,7 @@ class _Run:
     start_s: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)
     records: list[GroupRecord] = field(default_factory=list)
+    ran: Ran | None = None
     console: Any = field(default_factory=error_console)
 
     def add(self, record: GroupRecord) -> None:
@@ -98,10 +112,9 @@ class _Run:
         if record.outcome in ("published", "failed"):
             say_record(self.console)(record)
 
-    def say_start(self, groups: int) -> None:
-        """Say what the next seconds are spent on."""
-        noun = "group" if groups == 1 else "groups"
-        self.console.print(f"{groups} {noun} to convert; waiting for workers to start")
+    def say(self, text: str) -> None:
+        """Say what people may want to know meanwhile."""
+        self.console.print(text)
 
     def finish(self) -> int:
         """Report everything and return the exit code."""
@@ -110,7 +123,13 @@ class _Run:
         if not self.records:
             self.console.print("no group was found or finished: see the names in docs/input.md")
         if self.as_json:
-            click.echo(json.dumps(report(self.command, self.records, self.seconds), indent=1))
+            document = report(self.command, self.records, self.seconds)
+            if self.ran is not None:
+                document["hand_overs"] = {
+                    "done": self.ran.handed_over,
+                    "failed": self.ran.hand_overs_failed,
+                }
+            click.echo(json.dumps(document, indent=1))
         return exit_code(self.records, strict=self.strict)
 
 
@@ -142,7 +161,7 @@ def convert(
             input_dir, settings.expected_subbands, to_mjd(start), to_mjd(end), counting
         )
 
-    _convert(run, find, output_dir, settings, settings.min_subbands, options["dry_run"])
+    _convert(run, find, output_dir, settings, settings.min_subbands, options)
 
 
 @click.command("convert-group")
@@ -167,7 +186,7 @@ def convert_group(
             raise UsageError(f"--id {group_id}: an id is a time like 2025-10-05T03:12:06")
         return [_group_of(files, group_id)]
 
-    _convert(run, find, output_dir, settings, None, options["dry_run"])
+    _convert(run, find, output_dir, settings, None, options)
 
 
 def _group_of(files: tuple[Path, ...], group_id: str | None) -> Group:
@@ -200,8 +219,7 @@ def _usage_errors() -> Iterator[None]:
     try:
         yield
     except ContimgError as error:
-        click.echo(f"contimg-dask: {error}", err=True)
-        sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
+        refuse(error)
 
 
 def _convert(
@@ -210,7 +228,7 @@ def _convert(
     output_dir: Path,
     settings: Settings,
     min_subbands: int | None,
-    dry_run: bool,
+    options: dict[str, Any],
 ) -> None:
     """Find groups, convert them, report, exit."""
     interrupts = _Interrupts()
@@ -225,8 +243,9 @@ def _convert(
     request = Request(
         output_dir=output_dir.absolute(),
         settings=settings,
+        kind=options["kind"],
         min_subbands=min_subbands,
-        dry_run=dry_run,
+        dry_run=options["dry_run"],
     )
     code = 0
     with _usage_errors():
@@ -234,15 +253,16 @@ def _convert(
             groups = find()
             run.seconds["discovery"] = time.monotonic() - run.start_s
             interrupts.check()
-            run.seconds["startup"] = convert_groups(
-                groups, request, listener=listener, on_record=run.add, on_start=run.say_start
+            run.ran = convert_groups(
+                groups, request, listener=listener, on_record=run.add, on_line=run.say
             )
+            run.seconds["startup"] = run.ran.startup_s
         except KeyboardInterrupt:
             run.console.print(
                 "interrupted: what is published is whole, the rest left nothing behind"
             )
             code = EXIT_INTERRUPTED
-        except ContimgError:
+        except ClusterError:
             run.finish()
             raise
     finished = run.finish()

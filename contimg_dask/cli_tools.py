@@ -10,23 +10,19 @@ from typing import Any
 
 import click
 
+from contimg_dask.cli_errors import refuse
 from contimg_dask.doctor import diagnose
 from contimg_dask.errors import ContimgError, UsageError
 from contimg_dask.faults import FAULT_KINDS, Fault
+from contimg_dask.integrity import check_integrity
 from contimg_dask.offline import use_packaged_tables
 from contimg_dask.progress import Counting, error_console
-from contimg_dask.reporting import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from contimg_dask.reporting import EXIT_FAILED, EXIT_OK
 from contimg_dask.settings import describe, load_settings
 from contimg_dask.simulate import Observation, PointSource, simulate
 from contimg_dask.verification import verify
 
 _MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
-
-
-def refuse(error: ContimgError) -> None:
-    """Print an error in one line and exit."""
-    click.echo(f"contimg-dask: {error}", err=True)
-    sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
 
 
 def _fault_help() -> str:
@@ -104,7 +100,6 @@ def simulate_command(directory: Path, **options: Any) -> None:
         )
     except ContimgError as error:
         refuse(error)
-        return
     if options["as_json"]:
         document = [asdict(group) for group in groups]
         click.echo(
@@ -135,36 +130,52 @@ def _source(text: str) -> PointSource:
     metavar="DIR",
     help="Compare every value with the files in this directory.",
 )
+@click.option(
+    "--checksums",
+    is_flag=True,
+    help="Read it through: is it what was published, used since, or damaged?",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def verify_command(product: Path, input_dir: Path | None, as_json: bool) -> None:
+def verify_command(product: Path, input_dir: Path | None, checksums: bool, as_json: bool) -> None:
     """Check a Measurement Set: exit code 1 and a line per finding when something is wrong.
 
     \b
     contimg-dask verify products/science/2025-10-05/2025-10-05T03:12:06.ms
     contimg-dask verify products/science/2025-10-05/2025-10-05T03:12:06.ms --input incoming/
+    contimg-dask verify products/science/2025-10-05/2025-10-05T03:12:06.ms --checksums
     """  # fmt: skip
     counting = Counting(error_console(), "rows compared")
+    changes: tuple[str, ...] | None = None
     try:
         findings = verify(product, input_dir, counting)
+        if checksums:
+            subbands = Counting(error_console(), "subbands read")
+            integrity = check_integrity(product, subbands)
+            findings, changes = [*findings, *integrity.findings], integrity.changes
     except ContimgError as error:
         refuse(error)
-        return
     if as_json:
         click.echo(json.dumps({
             "schema": "contimg-dask.verify/1",
             "product": str(product),
             "compared_with": None if input_dir is None else str(input_dir),
             "findings": [asdict(finding) for finding in findings],
+            "changed_since_publication": changes,
         }, indent=1))  # fmt: skip
     else:
         for finding in findings:
             click.echo(f"{finding.code}: {finding.text}")
+        if changes:
+            click.echo(f"{product}: changed since publication: {', '.join(changes)}")
         if not findings:
-            what = (
-                "every value equals its input" if input_dir else "the structure is as it should be"
-            )
-            click.echo(f"{product}: {what}")
+            click.echo(f"{product}: {_good_news(input_dir is not None, checksums)}")
     sys.exit(EXIT_FAILED if findings else EXIT_OK)
+
+
+def _good_news(compared: bool, checksums: bool) -> str:
+    if checksums:
+        return "DATA and WEIGHT_SPECTRUM are as they were published"
+    return "every value equals its input" if compared else "the structure is as it should be"
 
 
 @click.command("doctor")
@@ -177,7 +188,6 @@ def doctor_command(output_dir: Path | None, config: Path | None, as_json: bool) 
         findings = diagnose(load_settings({}, config).settings, output_dir)
     except ContimgError as error:
         refuse(error)
-        return
     if as_json:
         document = {"schema": "contimg-dask.doctor/1", "findings": [asdict(f) for f in findings]}
         click.echo(json.dumps(document, indent=1))
@@ -202,7 +212,6 @@ def config_show_command(config: Path | None, as_json: bool) -> None:
         rows = describe(load_settings({}, config))
     except ContimgError as error:
         refuse(error)
-        return
     if as_json:
         names = ("name", "value", "origin", "help")
         document = {

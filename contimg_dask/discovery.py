@@ -49,28 +49,55 @@ def discover(
     UsageError
         The directory does not exist or cannot be listed.
     """
-    names = [
-        (entry, name)
-        for entry in _listing(directory)
-        if (name := parse_file_name(os.path.basename(entry))) is not None
+    listed = list_files(directory, start_mjd, end_mjd)
+    found = []
+    for done, file in enumerate(listed, start=1):
+        found.append(read_file(file))
+        if progress is not None:
+            progress(done, len(listed))
+    return Discovered(
+        headers=tuple(one for one in found if isinstance(one, SubbandHeader)),
+        unreadable=tuple(one for one in found if isinstance(one, UnreadableFile)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file with a subband's name, not opened yet."""
+
+    path: str
+    name: FileName
+
+
+def list_files(directory: Path, start_mjd: float | None, end_mjd: float | None) -> list[Listed]:
+    """Return the files with a subband's name, in order of name, so of time.
+
+    Names far outside the range [MJD UTC d] are left out.
+
+    Raises
+    ------
+    UsageError
+        The directory does not exist or cannot be listed.
+    """
+    return [
+        Listed(path, name)
+        for path in _listing(directory)
+        if (name := parse_file_name(os.path.basename(path))) is not None
         and _name_within(name, start_mjd, end_mjd)
     ]
-    headers, unreadable = [], []
-    for index, (path, name) in enumerate(names):
-        try:
-            headers.append(peek(path))
-        except InputError as error:
-            unreadable.append(
-                UnreadableFile(
-                    path=path,
-                    name_stamp=name.stamp,
-                    name_number=name.number,
-                    reason=Reason(code=error.code, text=str(error)),
-                )
-            )
-        if progress is not None:
-            progress(index + 1, len(names))
-    return Discovered(headers=tuple(headers), unreadable=tuple(unreadable))
+
+
+def read_file(file: Listed) -> SubbandHeader | UnreadableFile:
+    """Read the header of one file, or say why that cannot be done."""
+    try:
+        return peek(file.path)
+    except InputError as error:
+        return UnreadableFile(
+            path=file.path,
+            name_stamp=file.name.stamp,
+            name_number=file.name.number,
+            reason=Reason(code=error.code, text=str(error)),
+        )
 
 
 def _listing(directory: Path) -> list[str]:

@@ -32,14 +32,13 @@ from contimg_dask.settings import (
     size_bytes,
     unknown_environment,
 )
+from contimg_dask.staging.room import USABLE_PART, cgroup_limit_bytes
 
 Level = Literal["ok", "warn", "fail"]
 
 # A full-scale product: 16 subbands of 111,744 rows × 48 channels × 2 correlation products.
 FULL_SCALE_BYTES = {"zero": 2_260_000_000, "none": 2_260_000_000, "copy": 3_630_000_000}
 FULL_SCALE_SECONDS = 309.24
-# Staging takes at most this part of what is free, so that the machine lives on.
-STAGING_SHARE = 0.8
 _PREDICTED_DAYS_LIMIT = 180
 _OPEN_FILES_WANTED = 1024
 _RENAME_EXCHANGE = 2
@@ -232,28 +231,6 @@ def judge_memory(
     return _warn("memory", text, advice)
 
 
-def cgroup_limit_bytes(root: Path) -> int | None:
-    """Return the least memory limit of this process's control groups (versions 1 and 2), if any."""
-    limits = []
-    for line in _read_text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        base = root / ("sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup")
-        name = "memory.limit_in_bytes" if controllers else "memory.max"
-        # A limit of any ancestor holds too. In a container the path may lead outside of what is
-        # mounted; the mount point itself is the group then.
-        group = base / path.lstrip("/")
-        for place in (group, *group.parents):
-            text = _read_text(place / name).strip()
-            # Version 1 says "no limit" as a number near 2^63, version 2 as "max".
-            if text.isdigit() and int(text) < 2**60:
-                limits.append(int(text))
-            if place == base:
-                break
-    return min(limits, default=None)
-
-
 def check_open_files(_: Machine) -> Iterator[Finding]:
     """Look at how many files a process may open."""
     yield judge_open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
@@ -285,9 +262,9 @@ def judge_tmpfs(
 ) -> Finding:
     """The groups in flight fit into the share of tmpfs that staging may take."""
     text = f"{_size(free_bytes)} of {_size(total_bytes)} free; staging needs {_size(need_bytes)}"
-    if STAGING_SHARE * free_bytes >= need_bytes:
+    if USABLE_PART * free_bytes >= need_bytes:
         return _ok(path, text)
-    text += f", and takes at most {STAGING_SHARE:.0%} of what is free"
+    text += f", and takes at most {USABLE_PART:.0%} of what is free"
     return _fail(path, text, _TMPFS_ADVICE) if in_use else _warn(path, text, _TMPFS_ADVICE)
 
 
@@ -386,13 +363,6 @@ CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
 
 def _staging_need_bytes(settings: Settings) -> int:
     return FULL_SCALE_BYTES[settings.imaging_columns] * (settings.groups_in_flight or 1)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
 
 
 def _size(size: float) -> str:

@@ -90,6 +90,25 @@ class WorkerLostError(ContimgError):
     retryable = True
 
 
+class CancelledError(ContimgError):
+    """Somebody has asked for the group not to be converted."""
+
+    code = "cancelled"
+
+
+class AttemptGoneError(ContimgError):
+    """The attempt was given up while a step of it was still to run."""
+
+    code = "attempt-gone"
+    retryable = True
+
+
+class ExchangeError(OutputError):
+    """The file system cannot exchange two directories."""
+
+    code = "no-exchange"
+
+
 class ClusterError(ContimgError):
     """The Dask cluster cannot be used."""
 

@@ -185,4 +185,9 @@ def product_geometry(subbands: Sequence[Subband], options: ProductOptions) -> Ge
 
 def part_geometry(plan: ConversionPlan) -> Geometry:
     """Return the shape of a Measurement Set of one of the plan's subbands."""
-    return replace(geometry_of(plan), subbands=1, spw="subband")
+    return part_of(geometry_of(plan))
+
+
+def part_of(product: Geometry) -> Geometry:
+    """Return the shape of a Measurement Set of one subband of a product."""
+    return replace(product, subbands=1, spw="subband")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
+import uuid
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ ImagingColumns = Literal["zero", "copy", "none"]
 PhaseCentre = Literal["auto", "meridian", "keep"]
 SpectralWindows = Literal["subband", "single"]
 OnExisting = Literal["skip", "fail", "replace"]
+TierName = Literal["destination", "tmpfs", "scratch"]
 OutcomeName = Literal["published", "skipped", "failed", "incomplete", "planned"]
 
 
@@ -130,11 +131,41 @@ class ProductOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """A place to stage products in.
+
+    ``budget_bytes`` bounds what attempts may take of it together; None where its free space alone
+    decides.
+    """
+
+    name: TierName
+    root: str
+    budget_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """How a product is put in its place; nothing of it changes values.
+
+    ``mode`` are the permissions of files, ``group`` the name of the owning group; None leaves them
+    to the umask and the directory. ``keep_failed`` keeps what a failed group got to, and
+    ``output_dir`` is the root of the layout, where its record goes.
+    """
+
+    output_dir: str = ""
+    mode: int | None = None
+    group: str | None = None
+    allow_gap: bool = False
+    keep_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConversionPlan:
     """All that the steps of one group share: they read nothing else and search for nothing.
 
     Sizes are in bytes. ``subbands`` are in the product's order, ascending in frequency; a
-    subband's position in it is its spectral window id.
+    subband's position in it is its spectral window id. ``tiers`` are the places to stage in, the
+    proposed one first, the destination's own file system last.
     """
 
     group_id: str
@@ -146,14 +177,24 @@ class ConversionPlan:
     notes: tuple[str, ...]
     options: ProductOptions
     target: str
-    staging_root: str
-    tier: str
-    tier_reason: str
+    tiers: tuple[Tier, ...]
     direct: bool
     parallel: bool
     on_existing: OnExisting
     bytes_staged: int
+    bytes_product: int
     max_readers: int | None = None
+    publication: Publication = field(default_factory=Publication)
+
+    @property
+    def proposed_tier(self) -> Tier:
+        """Where the product should be made, if there is room."""
+        return self.tiers[0]
+
+    @property
+    def home_root(self) -> str:
+        """Staging directory of the destination, where every attempt leaves its record."""
+        return self.tiers[-1].root
 
     @property
     def mode(self) -> str:
@@ -193,22 +234,37 @@ class ConversionPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """A process, told apart from any other: number, start [clock ticks since boot] and machine."""
+
+    host: str
+    boot_id: str
+    pid_namespace: int
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try at a plan, with a directory of its own that holds everything it writes."""
+    """One try at a plan: ``name`` is unlike any other's, ``owner`` the process that asked for it."""
 
     number: int
-    directory: str
+    name: str
     submitted_s: float
+    owner: Owner
 
-    @property
-    def name(self) -> str:
-        """Name of the attempt, unlike any other's."""
-        return os.path.basename(self.directory)
 
-    @property
-    def product(self) -> str:
-        """The Measurement Set while it is being made."""
-        return f"{self.directory}/product.ms"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFiles:
+    """The directory of an attempt, which holds everything it writes, and in which tier it lies."""
+
+    directory: str
+    tier: TierName
+    tier_reason: str
+
+    def unused(self, name: str) -> str:
+        """Return a path no other execution of a step has: a step may run twice at the same time."""
+        return f"{self.directory}/{uuid.uuid4().hex[:8]}-{name}"
 
     def tile_file(self, column: str) -> str:
         """Tile bytes of a bulk column, until they are put into the product."""
@@ -217,10 +273,6 @@ class Attempt:
     def weight_file(self, subband: Subband) -> str:
         """One subband's own WEIGHT, where the product's is of the whole band."""
         return f"{self.directory}/WEIGHT.{subband.name}"
-
-    def part(self, subband: Subband) -> str:
-        """The one-subband Measurement Set of the non-direct mode."""
-        return f"{self.directory}/{subband.name}.ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +290,8 @@ class PartRecord:
     """What became of one subband; counts are of values (row × channel × product).
 
     ``weights_uniform`` says that in every row all channels have the same weight; ``digests`` are of
-    the axes all subbands of a group must share.
+    the axes all subbands of a group must share; ``checksums`` of the values written, by column;
+    ``part`` is the path of the one-subband Measurement Set where the mode makes one.
     """
 
     subband: str
@@ -251,22 +304,48 @@ class PartRecord:
     weights_uniform: bool
     reader: str
     digests: dict[str, str]
+    checksums: dict[str, str]
+    part: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointing:
+    """When a product was observed, edge to edge (MJD UTC [d]), and towards where at the middle.
+
+    ``ra_deg`` and ``dec_deg`` in the frame of the fields (ICRS for the meridian);
+    ``declination_deg`` is apparent, None where the telescope tracked.
+    """
+
+    begin_mjd: float
+    middle_mjd: float
+    end_mjd: float
+    ra_deg: float
+    dec_deg: float
+    declination_deg: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowsRecord:
-    """What the step that writes the small columns and subtables found out."""
+    """What the step that writes the small columns and subtables made (``product``) and found out."""
 
     step: StepRecord
+    product: str
+    pointing: Pointing
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
-    """A product that stands at its place, whether this attempt or an earlier one put it there."""
+    """A product that stands at its place, whether this attempt or another one put it there.
+
+    ``attempt`` is the one that did, as its manifest says.
+    """
 
     path: str
-    newly_published: bool
+    attempt: str
+    tier: TierName
+    tier_reason: str
+    pointing: Pointing
     node: str
     bytes_out: int
     seconds: dict[str, float]
@@ -289,6 +368,8 @@ class GroupRecord:
     bytes_out: int = 0
     mode: str | None = None
     tier: str | None = None
+    tier_proposed: str | None = None
+    tier_reason: str | None = None
     node: str | None = None
     attempts: int = 0
     seconds: dict[str, float] = field(default_factory=dict)

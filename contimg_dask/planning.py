@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -12,10 +13,13 @@ from contimg_dask.model import (
     Kind,
     OnExisting,
     ProductOptions,
+    Publication,
     Reason,
     SpectralWindows,
     Subband,
+    Tier,
 )
+from contimg_dask.naming import STAGING_DIRECTORY
 
 _ROW_BYTES = 80
 """Small columns per row, rounded up: UVW 24, antennas 8, storage managers' own [bytes]."""
@@ -86,21 +90,41 @@ def table_bytes(rows: int) -> int:
     return rows * _ROW_BYTES + _TABLE_BYTES
 
 
+def propose_tiers(
+    output_dir: str,
+    *,
+    tmpfs_path: str | None = None,
+    tmpfs_budget_bytes: int | None = None,
+    scratch_dir: str | None = None,
+) -> tuple[Tier, ...]:
+    """Return the tiers to try, in order: memory and scratch disk where asked for, then the output's.
+
+    Which one it becomes is decided where the group is converted, by what can be reserved there.
+    """
+    tiers = []
+    if tmpfs_path is not None:
+        root = os.path.join(tmpfs_path, STAGING_DIRECTORY)
+        tiers.append(Tier(name="tmpfs", root=root, budget_bytes=tmpfs_budget_bytes))
+    if scratch_dir is not None:
+        tiers.append(Tier(name="scratch", root=os.path.join(scratch_dir, STAGING_DIRECTORY)))
+    home = Tier(name="destination", root=os.path.join(output_dir, STAGING_DIRECTORY))
+    return (*tiers, home)
+
+
 def plan_group(
     group: Group,
     *,
     kind: Kind,
     options: ProductOptions,
     target: str,
-    staging_root: str,
-    tier: str,
-    tier_reason: str,
+    tiers: tuple[Tier, ...],
     direct: bool,
     parallel: bool,
     on_existing: OnExisting,
+    publication: Publication,
     max_readers: int | None = None,
 ) -> ConversionPlan:
-    """Return the plan of a group that `is_convertible`."""
+    """Return the plan of a group that `is_convertible`; ``tiers`` as `propose_tiers` has them."""
     assert group.start_jd is not None  # a group with readable subbands has a start time
     return ConversionPlan(
         group_id=group.id,
@@ -112,12 +136,12 @@ def plan_group(
         notes=group.notes,
         options=options,
         target=target,
-        staging_root=staging_root,
-        tier=tier,
-        tier_reason=tier_reason,
+        tiers=tiers,
         direct=direct,
         parallel=parallel,
         on_existing=on_existing,
         bytes_staged=staged_bytes(group.subbands, options, direct=direct),
+        bytes_product=staged_bytes(group.subbands, options, direct=True),
         max_readers=max_readers,
+        publication=publication,
     )

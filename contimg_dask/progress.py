@@ -135,17 +135,21 @@ def closing_table(console: Console, records: Sequence[GroupRecord]) -> None:
         )
     console.print(table)
     for record in records:
-        if record.outcome == "planned":
-            console.print(f"planned {record.id} {record.path} ({record.mode}, tier {record.tier})")
-        if record.reason is not None:
-            console.print(
-                f"{record.outcome} {record.id} [{record.reason.code}] {record.reason.text}"
-            )
-        for file in record.unreadable:
-            if record.reason is None or file.reason.text not in record.reason.text:
-                console.print(f"unreadable {record.id} [{file.reason.code}] {file.reason.text}")
-        for note in record.notes:
-            console.print(f"note {record.id} {note}")
+        _say_details(console, record)
+
+
+def _say_details(console: Console, record: GroupRecord) -> None:
+    if record.outcome == "planned":
+        console.print(f"planned {record.id} {record.path} ({record.mode}, tier {record.tier})")
+    if record.outcome == "published" and record.tier != record.tier_proposed:
+        console.print(f"note {record.id} staged in tier {record.tier}: {record.tier_reason}")
+    if record.reason is not None:
+        console.print(f"{record.outcome} {record.id} [{record.reason.code}] {record.reason.text}")
+    for file in record.unreadable:
+        if record.reason is None or file.reason.text not in record.reason.text:
+            console.print(f"unreadable {record.id} [{file.reason.code}] {file.reason.text}")
+    for note in record.notes:
+        console.print(f"note {record.id} {note}")
 
 
 def _size(size_bytes: int) -> str:

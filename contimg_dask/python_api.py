@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from astropy.time import Time
 
-from contimg_dask.batch import Request, convert_groups
+from contimg_dask.batch import convert_groups
+from contimg_dask.deciding import Request
 from contimg_dask.discovery import discover, starts_within
 from contimg_dask.errors import UsageError
 from contimg_dask.execution.cluster import Cluster, use_client
-from contimg_dask.execution.executor import Listener
+from contimg_dask.execution.runner import Listener
 from contimg_dask.grouping import group_files
 from contimg_dask.model import (
     ConversionPlan,

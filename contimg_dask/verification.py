@@ -10,7 +10,7 @@ from contimg_dask.errors import InputError, UsageError
 from contimg_dask.model import MJD_JD_OFFSET_D, Subband, SubbandHeader
 from contimg_dask.ms.structure import check_structure, window_facts
 from contimg_dask.ms.verify import Finding, Placement, compare_with_input
-from contimg_dask.publishing import read_manifest
+from contimg_dask.publishing.manifest import read_manifest
 from contimg_dask.uvh5.header import peek
 
 _SAME_TIME_S = 2e-3

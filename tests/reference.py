@@ -28,11 +28,25 @@ from pyuvdata import UVData
 
 from contimg_dask.convert import convert_in_order
 from contimg_dask.grouping import assemble_any, group_files
-from contimg_dask.model import Attempt, ConversionPlan, Group, Product, ProductOptions
-from contimg_dask.planning import is_convertible, plan_group
+from contimg_dask.model import (
+    Attempt,
+    ConversionPlan,
+    Group,
+    Owner,
+    Product,
+    ProductOptions,
+    Publication,
+)
+from contimg_dask.planning import is_convertible, plan_group, propose_tiers
+from contimg_dask.staging.owners import current_owner
 from contimg_dask.uvh5.header import peek
 
 Array = npt.NDArray[Any]
+
+
+def new_attempt(name: str = "2025-01-01T00:00:00.1.test", owner: Owner | None = None) -> Attempt:
+    """An attempt of this process, or of another one."""
+    return Attempt(number=1, name=name, submitted_s=time.time(), owner=owner or current_owner())
 
 
 @contextmanager
@@ -212,13 +226,12 @@ def convert(
         kind="science",
         options=options,
         target=str(out / "product.ms"),
-        staging_root=str(out),
-        tier="destination",
-        tier_reason="",
+        tiers=propose_tiers(str(out)),
         direct=direct,
         parallel=False,
         on_existing="fail",
+        publication=Publication(output_dir=str(out)),
     )
-    attempt = Attempt(number=1, directory=str(out / "staging" / "attempt"), submitted_s=time.time())
+    attempt = new_attempt()
     product = convert_in_order(plan, attempt)
     return Converted(path=Path(product.path), plan=plan, product=product)

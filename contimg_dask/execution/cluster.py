@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import dask
 from distributed import Client, LocalCluster
 
 from contimg_dask.errors import ClusterError
+from contimg_dask.execution.scratch import scratch_directory
 
 _CONNECT_TIMEOUT_S = 5
 
@@ -26,6 +26,9 @@ _EMBEDDED_CONFIGURATION = {
     # One death of a worker ends the attempt: whether to try again is decided here, not by Dask.
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.no-workers-timeout": "120s",
+    # A nanny brings its worker back. Dask looks 15 s after a death whether it has, and stops the
+    # nanny for good when it finds the worker dead again at that moment.
+    "distributed.deploy.lost-worker-timeout": "1000 days",
     # Steps keep no bulk data in Dask, so spilling could only hurt.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
@@ -80,7 +83,7 @@ def embedded_cluster(workers: int | None, memory_limit: str, dashboard: str) -> 
     with (
         dask.config.set(_EMBEDDED_CONFIGURATION),
         quiet_distributed(),
-        tempfile.TemporaryDirectory(prefix="contimg-dask-", ignore_cleanup_errors=True) as scratch,
+        scratch_directory() as scratch,
     ):
         with _interrupts_deferred():
             # A cluster that is half up cannot be taken down in order.

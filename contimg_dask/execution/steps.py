@@ -1,59 +1,57 @@
 """The steps of one group, as they run on a worker: plan and attempt in, small records out.
 
 Each step holds the process's lock, because casacore and HDF5 are not safe under threads; any
-worker with several threads simply works on one step at a time.
+worker with several threads simply works on one step at a time. It also keeps its attempt alive by
+holding the attempt's record.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
-import platform
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-
-from contimg_dask.copying import allocated_bytes
-from contimg_dask.errors import ContimgError, DisagreementError, NoSpaceError, OutputError
-from contimg_dask.geometry import Geometry, geometry_of, part_geometry
+from contimg_dask.copying import allocated_bytes, sync_path
+from contimg_dask.errors import (
+    AttemptGoneError,
+    ContimgError,
+    NoSpaceError,
+    OutputError,
+)
+from contimg_dask.execution.joining import check_agreement, join, place_tiles
+from contimg_dask.execution.tables import make_table, outcome_lines, pointing_of, software
+from contimg_dask.geometry import geometry_of, part_geometry
 from contimg_dask.model import (
     Attempt,
+    AttemptFiles,
     ConversionPlan,
     PartRecord,
     Product,
     RowsRecord,
     StepRecord,
-    Subband,
 )
-from contimg_dask.ms.columns import RowColumns, row_columns, row_convention
-from contimg_dask.ms.concatenate import copy_parts
-from contimg_dask.ms.skeleton import (
-    make_skeleton,
-    open_tile_files,
-    place_tile_files,
-)
-from contimg_dask.ms.subtables import Observed, Window, put_subtables
+from contimg_dask.ms.columns import row_columns, row_convention
+from contimg_dask.ms.skeleton import open_tile_files
+from contimg_dask.ms.subtables import append_history
 from contimg_dask.ms.tiles import TileWriter
 from contimg_dask.ms.verify import quick_check
-from contimg_dask.ms.weights import put_band_weights
 from contimg_dask.offline import earth_orientation_warning, use_packaged_tables
-from contimg_dask.planning import table_bytes
-from contimg_dask.publishing import publish, read_manifest, write_manifest
-from contimg_dask.staging import (
-    check_room,
-    open_attempt_directory,
-    prove_room,
-    remove_attempt_directory,
-)
-from contimg_dask.uvh5.header import Axes, read_axes, read_frequencies
+from contimg_dask.publishing.committing import publish
+from contimg_dask.publishing.failed import keep_failed
+from contimg_dask.publishing.manifest import read_manifest, subband_facts, write_manifest
+from contimg_dask.publishing.ownership import make_directories
+from contimg_dask.staging import attempts
+from contimg_dask.staging.attempts import remove_attempt, working_in
+from contimg_dask.staging.room import megabytes
+from contimg_dask.uvh5.header import read_axes
 from contimg_dask.uvh5.reader import SubbandReader
 from contimg_dask.uvh5.readers import reader_slot
 
@@ -69,7 +67,7 @@ def prepare_process() -> None:
 
 
 @contextmanager
-def _working(plan: ConversionPlan) -> Iterator[None]:
+def _explaining(plan: ConversionPlan) -> Iterator[None]:
     """Hold the process's lock, and name what the operating system refuses."""
     with _PROCESS_LOCK:
         prepare_process()
@@ -81,6 +79,24 @@ def _working(plan: ConversionPlan) -> Iterator[None]:
             # casacore reports a full disk only in its text.
             if os.strerror(errno.ENOSPC) in str(error):
                 raise NoSpaceError(_no_space_text(plan), path=plan.target) from error
+            raise
+
+
+@contextmanager
+def _working(plan: ConversionPlan, attempt: Attempt) -> Iterator[AttemptFiles]:
+    """Work in the attempt's directory, and tell when it was taken away meanwhile.
+
+    Raises
+    ------
+    AttemptGoneError
+        The attempt was given up; whatever else went wrong followed from that.
+    """
+    with _explaining(plan), working_in(plan, attempt) as files:
+        try:
+            yield files
+        except (OSError, ContimgError) as error:
+            if not os.path.isdir(files.directory):
+                raise AttemptGoneError(f"attempt {attempt.name} was given up") from error
             raise
 
 
@@ -98,9 +114,10 @@ def _explained(plan: ConversionPlan, error: OSError) -> ContimgError:
 
 
 def _no_space_text(plan: ConversionPlan) -> str:
+    places = dict.fromkeys(tier.root for tier in plan.tiers)
     return (
-        f"{plan.staging_root}: the file system became full while {plan.group_id} was written, which "
-        f"needs {plan.bytes_staged / 1e6:,.1f} MB: free some space"
+        f"{' or '.join(places)}: the file system became full while {plan.group_id} was written, "
+        f"which needs {megabytes(plan.bytes_staged)}: free some space"
     )
 
 
@@ -109,7 +126,7 @@ def _record(step: str, start_s: float) -> StepRecord:
 
 
 def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
-    """Make the attempt's directory where there is room for the product.
+    """Reserve room for the product and make the attempt's directory there.
 
     Raises
     ------
@@ -117,9 +134,11 @@ def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
         Nothing was made.
     """
     start_s = time.time()
-    with _working(plan):
-        check_room(Path(plan.staging_root), plan.bytes_staged)
-        open_attempt_directory(attempt.directory)
+    with _explaining(plan):
+        if plan.publication.output_dir:
+            for made in make_directories(Path(plan.publication.output_dir), plan.publication):
+                sync_path(str(made.parent))
+        attempts.open_attempt(plan, attempt)
     return _record("open", start_s)
 
 
@@ -134,68 +153,19 @@ def write_rows(plan: ConversionPlan, attempt: Attempt) -> RowsRecord:
         The tables cannot be written.
     """
     start_s = time.time()
-    with _working(plan):
+    with _working(plan, attempt) as files:
         axes = read_axes(plan.subbands[0].header.path)
         columns = row_columns(axes, plan.options.phase_centre)
-        _make_table(attempt.product, plan, geometry_of(plan), plan.subbands, axes, columns)
+        product = files.unused("product.ms")
+        make_table(product, plan, geometry_of(plan), plan.subbands, axes, columns)
     late = earth_orientation_warning(float(columns.time_mjd_s.max()) / 86400.0)
     notes = columns.notes + ((late,) if late else ())
-    return RowsRecord(step=_record("rows", start_s), notes=notes)
-
-
-def _make_table(
-    path: str,
-    plan: ConversionPlan,
-    geometry: Geometry,
-    subbands: tuple[Subband, ...],
-    axes: Axes,
-    columns: RowColumns,
-) -> None:
-    prove_room(os.path.dirname(path), table_bytes(geometry.rows))
-    make_skeleton(path, geometry, columns, axes.vis_units)
-    observed = Observed(
-        axes=axes,
-        columns=columns,
-        windows=_windows(subbands, geometry),
-        products=subbands[0].header.products,
-        telescope_name=plan.options.telescope_name,
-        history=history_lines(plan),
+    return RowsRecord(
+        step=_record("rows", start_s),
+        product=product,
+        pointing=pointing_of(axes, columns),
+        notes=notes,
     )
-    put_subtables(path, observed)
-
-
-def _windows(subbands: tuple[Subband, ...], geometry: Geometry) -> tuple[Window, ...]:
-    width_hz = subbands[0].header.channel_width_hz
-    each = [
-        Window(name=s.name, freq_hz=read_frequencies(s.header.path), channel_width_hz=width_hz)
-        for s in subbands
-    ]
-    if geometry.spw == "subband":
-        return tuple(each)
-    whole = np.concatenate([window.freq_hz for window in each])
-    name = f"{each[-1].name}-{each[0].name}"
-    return (Window(name=name, freq_hz=whole, channel_width_hz=width_hz),)
-
-
-def history_lines(plan: ConversionPlan) -> tuple[str, ...]:
-    """Return what HISTORY says: software, options, inputs."""
-    options = plan.options
-    return (
-        f"contimg-dask {version('contimg-dask')}: group {plan.group_id}, {plan.mode}, plan "
-        f"{plan.plan_hash[:16]}",
-        f"options: telescope_name={options.telescope_name} phase_centre={options.phase_centre} "
-        f"imaging_columns={options.imaging_columns} spw={options.spw}",
-        "software: " + ", ".join(f"{name} {number}" for name, number in software().items()),
-        *(f"input {s.name}: {os.path.basename(s.header.path)}" for s in plan.subbands),
-        *(f"missing: sb{number:02d}" for number in plan.missing),
-        *plan.notes,
-    )
-
-
-def software() -> dict[str, str]:
-    """Return the versions that had a hand in the product."""
-    names = ("contimg-dask", "pyuvdata", "python-casacore", "h5py", "numpy", "astropy", "pyerfa")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRecord:
@@ -210,21 +180,22 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
     """
     start_s = time.time()
     subband = plan.subbands[position]
-    with _working(plan):
+    with _working(plan, attempt) as files:
         axes = read_axes(subband.header.path)
         reader = SubbandReader(subband.header)
         convention = row_convention(axes, subband.header.products)
         copy_data = plan.options.imaging_columns == "copy"
         geometry, place, weight_file = geometry_of(plan), position, None
-        path_of: Callable[[str], str] = attempt.tile_file
+        path_of: Callable[[str], str] = files.tile_file
+        part = None
         if not plan.direct:
-            part = attempt.part(subband)
+            part = files.unused(f"{subband.name}.ms")
             geometry, place = part_geometry(plan), 0
             columns = row_columns(axes, plan.options.phase_centre)
-            _make_table(part, plan, geometry, (subband,), axes, columns)
+            make_table(part, plan, geometry, (subband,), axes, columns)
             path_of = open_tile_files(part, geometry).__getitem__
         elif geometry.spw == "single":
-            weight_file = attempt.weight_file(subband)
+            weight_file = files.weight_file(subband)
         not_finite = 0
         with (
             reader_slot(subband.header.path, plan.max_readers),
@@ -246,6 +217,8 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
         weights_uniform=writer.counts.weights_uniform,
         reader=reader.method,
         digests=axes.digests(),
+        checksums=writer.checksums,
+        part=part,
     )
 
 
@@ -264,70 +237,45 @@ def reduce_parts(
         Something else stands at the target by now.
     """
     start_s = time.time()
-    with _working(plan):
-        if (read_manifest(Path(plan.target)) or {}).get("attempt") == attempt.name:
-            # This step ran before, and its worker died before it could say so.
-            remove_attempt_directory(attempt.directory)
-            return _product(plan, attempt, False, {}, parts, rows.notes)
-        _check_agreement(plan, parts)
+    if (read_manifest(Path(plan.target)) or {}).get("attempt") == attempt.name:
+        # This step ran before, and its worker died before it could say so.
+        return _published_before(plan, attempt, rows, parts)
+    with _working(plan, attempt) as files:
+        check_agreement(plan, parts)
         seconds = _spans(attempt, rows, parts)
-        _join(plan, attempt, parts)
+        notes = (*rows.notes, *join(plan, files, rows.product, parts))
         seconds["reduce"] = time.time() - start_s
         checked_s = time.time()
         quick_check(
-            attempt.product,
+            rows.product,
             geometry_of(plan),
             plan.subbands,
             read_axes(plan.subbands[0].header.path),
             imaging_columns=plan.options.imaging_columns,
         )
         seconds["verify"] = time.time() - checked_s
-        _write_manifest(plan, attempt, seconds, parts, rows.notes)
+        append_history(rows.product, outcome_lines(files, parts, seconds))
+        _write_manifest(plan, attempt, files, rows, seconds, parts, notes)
         published_s = time.time()
-        new = publish(attempt.product, plan)
-        remove_attempt_directory(attempt.directory)
-        seconds["publish"] = time.time() - published_s
-        return _product(plan, attempt, new, seconds, parts, rows.notes)
+        winner = publish(rows.product, plan, attempt)
+    remove_attempt(plan, attempt)
+    seconds["publish"] = time.time() - published_s
+    rows = replace(rows, notes=notes)
+    return _product(plan, attempt, winner, files, rows, seconds, parts)
 
 
-def _join(plan: ConversionPlan, attempt: Attempt, parts: list[PartRecord]) -> None:
-    geometry = geometry_of(plan)
-    if plan.direct:
-        written = {column.name for column in geometry.subband_columns} - {"MODEL_DATA"}
-        if plan.options.imaging_columns != "copy":
-            written -= {"CORRECTED_DATA"}
-        staged = {name: attempt.tile_file(name) for name in written}
-        place_tile_files(attempt.product, geometry, staged)
-    else:
-        copy_parts(attempt.product, geometry, [attempt.part(s) for s in plan.subbands])
-    if geometry.spw == "single":
-        uniform = all(part.weights_uniform for part in parts)
-        files = open_tile_files(attempt.product, geometry)
-        put_band_weights(files, geometry, _weight_files(plan, attempt), uniform)
-
-
-def _weight_files(plan: ConversionPlan, attempt: Attempt) -> list[str]:
-    """Return where each subband's own WEIGHT stands: a file, or the tiles of its part."""
-    if plan.direct:
-        return [attempt.weight_file(subband) for subband in plan.subbands]
-    shape = part_geometry(plan)
-    return [open_tile_files(attempt.part(s), shape)["WEIGHT"] for s in plan.subbands]
-
-
-def _check_agreement(plan: ConversionPlan, parts: list[PartRecord]) -> None:
-    """Hold every subband's axes against those most subbands have, so that the odd one is named."""
-    for what in parts[0].digests:
-        found = [part.digests[what] for part in parts]
-        usual, _ = Counter(found).most_common(1)[0]
-        for subband, digest in zip(plan.subbands, found, strict=True):
-            if digest != usual:
-                path = subband.header.path
-                other = plan.subbands[found.index(usual)].header.path
-                raise DisagreementError(
-                    f"{path}: its {what} differ from those in {other} and others: they are not "
-                    f"subbands of one observation; set the wrong one aside",
-                    path=path,
-                )
+def _published_before(
+    plan: ConversionPlan, attempt: Attempt, rows: RowsRecord, parts: list[PartRecord]
+) -> Product:
+    manifest = read_manifest(Path(plan.target)) or {}
+    files = AttemptFiles(
+        directory="",
+        tier=manifest.get("tier", plan.proposed_tier.name),
+        tier_reason=manifest.get("tier_reason", ""),
+    )
+    remove_attempt(plan, attempt)
+    seconds = manifest.get("seconds", {})
+    return _product(plan, attempt, attempt.name, files, rows, seconds, parts)
 
 
 def _spans(attempt: Attempt, rows: RowsRecord, parts: list[PartRecord]) -> dict[str, float]:
@@ -343,45 +291,46 @@ def _spans(attempt: Attempt, rows: RowsRecord, parts: list[PartRecord]) -> dict[
 def _write_manifest(
     plan: ConversionPlan,
     attempt: Attempt,
+    files: AttemptFiles,
+    rows: RowsRecord,
     seconds: dict[str, float],
     parts: list[PartRecord],
     notes: tuple[str, ...],
 ) -> None:
     facts = {
+        "tier": files.tier,
+        "tier_reason": files.tier_reason,
         "software": software(),
         "attempt": attempt.name,
         "node": socket.gethostname(),
         "seconds": {step: round(value, 4) for step, value in seconds.items()},
         "notes": [*plan.notes, *notes],
-        "subbands": {
-            part.subband: {
-                "rows": part.rows,
-                "values_flagged": part.values_flagged,
-                "values_not_finite": part.values_not_finite,
-                "reader": part.reader,
-            }
-            for part in parts
-        },
+        "pointing": asdict(rows.pointing),
+        "subbands": subband_facts(parts),
     }
-    write_manifest(attempt.product, plan, facts)
+    write_manifest(rows.product, plan, facts)
 
 
 def _product(
     plan: ConversionPlan,
     attempt: Attempt,
-    new: bool,
+    winner: str,
+    files: AttemptFiles,
+    rows: RowsRecord,
     seconds: dict[str, float],
     parts: list[PartRecord],
-    notes: tuple[str, ...],
 ) -> Product:
     return Product(
         path=plan.target,
-        newly_published=new,
+        attempt=winner,
+        tier=files.tier,
+        tier_reason=files.tier_reason,
+        pointing=rows.pointing,
         node=socket.gethostname(),
         bytes_out=allocated_bytes(plan.target),
         seconds=seconds | {"total": time.time() - attempt.submitted_s},
         parts=tuple(parts),
-        notes=notes,
+        notes=rows.notes,
     )
 
 
@@ -391,6 +340,30 @@ def wait_until_idle() -> None:
         pass
 
 
-def discard_attempt(attempt: Attempt) -> None:
-    """Remove everything a failed or cancelled attempt wrote."""
-    remove_attempt_directory(attempt.directory)
+def discard_attempt(plan: ConversionPlan, attempt: Attempt, keep: bool = False) -> None:
+    """Remove everything a failed or cancelled attempt wrote, but what there is of its product.
+
+    Parameters
+    ----------
+    plan, attempt
+        What to remove.
+    keep
+        Keep the half-made Measurement Set beside the record of the failed group.
+    """
+    if keep:
+        _keep_half_made(plan, attempt)
+    remove_attempt(plan, attempt)
+
+
+def _keep_half_made(plan: ConversionPlan, attempt: Attempt) -> None:
+    """Keep the product as far as it got: its headers, and the bulk that was written."""
+    with _PROCESS_LOCK, contextlib.suppress(ContimgError, OSError):
+        files = attempts.find_attempt(plan, attempt)
+        made = sorted(Path(files.directory).glob("*-product.ms"))
+        if made and plan.direct:
+            with contextlib.suppress(ContimgError, OSError):
+                place_tiles(plan, files, str(made[0]))
+        kept = made or sorted(Path(files.directory).glob("*.ms"))
+        if kept:
+            staging = os.path.join(plan.home_root, attempt.name)
+            keep_failed(str(kept[0]), plan.group_id, plan.publication, staging)

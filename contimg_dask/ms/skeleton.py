@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contimg_dask.errors import ContimgError, OutputError
-from contimg_dask.geometry import BulkColumn, Geometry
+from contimg_dask.geometry import IMAGING_COLUMNS, BulkColumn, Geometry
 from contimg_dask.ms.columns import RowColumns
 
 _INCREMENTAL = (
@@ -39,6 +39,8 @@ _EXTRA_COLUMNS = {
 """Bulk columns that are not among the required ones: comment and a value of their type."""
 
 _UVW_TILE_ROWS = 8192
+WITHOUT_LOCK = "usernoread"
+"""casacore's lock option to read although another program holds the table for writing."""
 
 
 def table_description(geometry: Geometry) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -211,7 +213,7 @@ def _put_runs(main: Any, name: str, values: npt.NDArray[Any]) -> None:
 def open_tile_files(path: str, geometry: Geometry) -> dict[str, str]:
     """Return the path of each bulk column's tile file in a Measurement Set."""
     with casacore_faults(path):
-        main = tables.table(path, readonly=True, ack=False)
+        main = tables.table(path, readonly=True, ack=False, lockoptions=WITHOUT_LOCK)
         try:
             return tile_files(main, geometry)
         finally:
@@ -246,8 +248,8 @@ def casacore_faults(path: str) -> Iterator[None]:
 
 
 def row_count(path: str) -> int:
-    """Return the number of rows of a table."""
-    table = tables.table(path, readonly=True, ack=False)
+    """Return the number of rows of a table, without waiting for whoever has it locked."""
+    table = tables.table(path, readonly=True, ack=False, lockoptions=WITHOUT_LOCK)
     try:
         return int(table.nrows())
     finally:
@@ -255,9 +257,14 @@ def row_count(path: str) -> int:
 
 
 def first_short_bulk_column(path: Path, geometry: Geometry) -> BulkColumn | None:
-    """Return the first bulk column that is missing or whose tile file is short, or None."""
+    """Return the first bulk column that is missing or whose tile file is short, or None.
+
+    Tools may remove the imaging columns of a product that is published; that is no damage.
+    """
     files = open_tile_files(str(path), geometry)
     for column in geometry.columns:
+        if column in IMAGING_COLUMNS and column.name not in files:
+            continue
         file = Path(files.get(column.name, ""))
         if not file.is_file() or file.stat().st_size < geometry.file_bytes(column):
             return column

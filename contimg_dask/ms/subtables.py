@@ -188,19 +188,41 @@ def _source(table: Any, observed: Observed) -> None:
 
 
 def _history(table: Any, observed: Observed) -> None:
-    count = len(observed.history)
-    _rows(table, count, {
-        "TIME": np.full(count, observed.middle_mjd_s),
-        "OBSERVATION_ID": np.zeros(count, dtype=np.int32),
-        "MESSAGE": list(observed.history),
-        "PRIORITY": "INFO",
-        "ORIGIN": "contimg-dask",
-        "APPLICATION": "contimg-dask",
-        "OBJECT_ID": np.zeros(count, dtype=np.int32),
-    })  # fmt: skip
-    for row in range(count):
-        table.putcell("CLI_COMMAND", row, [""])
-        table.putcell("APP_PARAMS", row, [""])
+    _put_history(table, observed.history, observed.middle_mjd_s)
+
+
+def _put_history(table: Any, lines: tuple[str, ...], time_mjd_s: float) -> None:
+    first = table.nrows()
+    table.addrows(len(lines))
+    for row, line in enumerate(lines, start=first):
+        for name, value in (
+            ("TIME", time_mjd_s),
+            ("OBSERVATION_ID", 0),
+            ("MESSAGE", line),
+            ("PRIORITY", "INFO"),
+            ("ORIGIN", "contimg-dask"),
+            ("APPLICATION", "contimg-dask"),
+            ("OBJECT_ID", 0),
+            ("CLI_COMMAND", [""]),
+            ("APP_PARAMS", [""]),
+        ):
+            table.putcell(name, row, value)
+
+
+def append_history(path: str, lines: tuple[str, ...]) -> None:
+    """Add lines to the HISTORY of a Measurement Set, which has some already.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+    with casacore_faults(path):
+        table = tables.table(os.path.join(path, "HISTORY"), readonly=False, ack=False)
+        try:
+            _put_history(table, lines, float(table.getcell("TIME", 0)))
+        finally:
+            table.close()
 
 
 def _observation(table: Any, observed: Observed) -> None:

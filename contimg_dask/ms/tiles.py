@@ -28,6 +28,7 @@ from contimg_dask.geometry import (
     BulkColumn,
     Geometry,
 )
+from contimg_dask.ms.checksums import CHECKED_COLUMNS, Checksum
 from contimg_dask.uvh5.reader import Block
 
 _SIGN_OF_IMAGINARY = np.uint64(1) << np.uint64(63)
@@ -105,7 +106,7 @@ def sigma_of_weight(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 class TileWriter:
-    """Writes the rows of one subband to the tile files of its columns.
+    """Writes the rows of one subband, in order, to the tile files of its columns.
 
     Parameters
     ----------
@@ -139,6 +140,7 @@ class TileWriter:
         self._position = position
         self._copy_data = copy_data
         self._weight_of_band = weight_file is not None
+        self._checksums = {name: Checksum() for name in CHECKED_COLUMNS}
         self._descriptors: dict[str, int] = {}
         self.counts = Counts()
         paths = {column.name: tile_file(column.name) for column in geometry.subband_columns}
@@ -159,6 +161,11 @@ class TileWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Of the values written so far, by column."""
+        return {name: checksum.text for name, checksum in self._checksums.items()}
+
     def close(self) -> None:
         """Close the tile files."""
         while self._descriptors:
@@ -176,6 +183,9 @@ class TileWriter:
         if self._copy_data:
             self._write_values(CORRECTED_DATA, block.row_start, block.visibilities)
         self._write_values(WEIGHT_SPECTRUM, block.row_start, block.weights)
+        self._checksums[DATA.name].add(block.visibilities)
+        self._checksums[WEIGHT_SPECTRUM.name].add(block.weights)
+        self._checksums[FLAG.name].add(block.flags)
         self._write_weights(block)
         self._write_flags(block)
 

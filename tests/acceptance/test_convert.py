@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import grp
+import json
+import os
 import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +19,17 @@ from casacore.tables import table
 from distributed import Client
 
 from contimg_dask import convert_subband_groups_to_ms
-from contimg_dask.publishing import MANIFEST_NAME, read_manifest
+from contimg_dask.publishing.manifest import MANIFEST_NAME, read_manifest
 
-from .conftest import make_groups, run, tree
+from .conftest import COMMAND, make_groups, run, tree
 
 FIRST, SECOND = "2025-10-05T03:12:06", "2025-10-05T03:17:15"
 GROUP_KEYS = {
     "id", "start_mjd", "present", "missing", "outcome", "reason", "path", "bytes_in", "bytes_out",
-    "mode", "tier", "node", "seconds", "attempts", "unreadable", "notes",
+    "mode", "tier", "tier_proposed", "tier_reason", "node", "seconds", "attempts", "unreadable",
+    "notes",
 }  # fmt: skip
+FAILED_KEYS = GROUP_KEYS | {"schema", "inputs", "host"}
 
 
 def product(output: Path, group_id: str = FIRST, kind: str = "science") -> Path:
@@ -55,7 +63,8 @@ def test_every_complete_group_is_published_and_reported_as_json(
     done = run("convert", incoming, out, "--expected-subbands", "4", "--json", "--workers", "1")
     assert done.code == 0, done.err
     report = done.report
-    assert set(report) == {"schema", "command", "counts", "seconds", "groups"}
+    assert set(report) == {"schema", "command", "counts", "seconds", "groups", "hand_overs"}
+    assert report["hand_overs"] == {"done": 0, "failed": 0}
     assert report["schema"] == "contimg-dask.report/1"
     assert report["command"] == "convert"
     assert report["counts"] == {
@@ -70,6 +79,8 @@ def test_every_complete_group_is_published_and_reported_as_json(
     assert first["bytes_in"] == sum(f.stat().st_size for f in incoming.glob(f"{FIRST}*"))
     assert first["bytes_out"] > 0
     assert first["mode"] == "direct-parallel"
+    assert (first["tier"], first["tier_proposed"]) == ("destination", "destination")
+    assert first["tier_reason"].count("MB") == 2
     assert {"rows", "parts", "reduce", "verify", "publish", "total"} <= set(first["seconds"])
     incomplete = report["groups"][2]
     assert incomplete["outcome"] == "incomplete"
@@ -116,6 +127,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(incoming: Path, tmp_pa
     assert planned["outcome"] == "planned"
     assert planned["path"] == str(product(out))
     assert (planned["mode"], planned["tier"]) == ("direct-parallel", "destination")
+    assert planned["tier_proposed"] == "destination"
     assert planned["bytes_out"] > 0
     assert "dashboard" not in done.err
     assert f"planned {FIRST} {product(out)}" in done.err
@@ -377,3 +389,277 @@ def test_a_single_window_refuses_a_band_with_a_gap(convert: Any) -> None:
     partial = next(record for record in records.values() if record["missing"])
     assert (partial["outcome"], partial["reason"]["code"]) == ("failed", "band-not-whole")
     assert records[FIRST]["outcome"] == "published"
+
+
+# --------------------------------------------------------------------------- kinds, owners, tiers
+
+
+def test_the_kind_decides_the_branch_and_the_other_branch_is_looked_into_first(
+    convert: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    calibrator = convert(kind="calibrator")[FIRST]
+    assert calibrator["outcome"] == "published"
+    assert calibrator["path"] == str(product(out, kind="calibrators"))
+    manifest = read_manifest(Path(calibrator["path"]))
+    assert manifest is not None
+    assert manifest["kind"] == "calibrator"
+    science = convert(kind="science")[FIRST]
+    assert (science["outcome"], science["path"]) == ("skipped", calibrator["path"])
+    replaced = convert(kind="science", on_existing="replace")[FIRST]
+    assert (replaced["outcome"], replaced["reason"]["code"]) == ("failed", "already-published")
+    assert not (out / "science").exists()
+
+
+def modes(directory: Path, below: str) -> dict[str, set[str]]:
+    """Permissions of all directories and of all files below one, in octal."""
+    paths = [directory / below, *(directory / below).rglob("*")]
+    found: dict[str, set[str]] = {"directories": set(), "files": set()}
+    for path in paths:
+        kind = "directories" if path.is_dir() else "files"
+        found[kind].add(f"{stat.S_IMODE(path.stat().st_mode):o}")
+    return found
+
+
+def test_permissions_follow_the_umask_of_the_command(incoming: Path, tmp_path: Path) -> None:
+    command = [COMMAND, "convert", incoming, tmp_path / "out", "--expected-subbands", "4"]
+    script = 'umask 077; exec "$@" --workers 1'
+    subprocess.run(["sh", "-c", script, "sh", *command], check=True, capture_output=True)
+    assert modes(tmp_path, "out") == {"directories": {"700"}, "files": {"600"}}
+
+
+@pytest.mark.parametrize("tier", ["destination", "tmpfs"])
+@pytest.mark.parametrize(
+    ("mode", "files", "directories"), [("664", "664", "775"), ("0640", "640", "750")]
+)
+def test_permissions_are_those_asked_for_whatever_the_umask(
+    convert: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    elsewhere: Path,
+    tier: str,
+    mode: str,
+    files: str,
+    directories: str,
+) -> None:
+    monkeypatch.setenv("CONTIMG_DASK_PRODUCT_MODE", mode)
+    record = convert(stage_to_tmpfs=tier == "tmpfs", tmpfs_path=elsewhere)[FIRST]
+    assert (record["outcome"], record["tier"]) == ("published", tier)
+    assert modes(tmp_path, "out") == {"directories": {directories}, "files": {files}}
+
+
+@pytest.fixture
+def other_group() -> grp.struct_group:
+    """A group that files may be given to, and that new files do not have anyway."""
+    ours = os.getgroups() if os.geteuid() else [entry.gr_gid for entry in grp.getgrall()]
+    for number in ours:
+        if number != os.getegid():
+            return grp.getgrgid(number)
+    pytest.skip("this user is in one group only")
+
+
+def owners(directory: Path) -> set[int]:
+    return {path.stat().st_gid for path in [directory, *directory.rglob("*")]}
+
+
+def test_the_group_asked_for_owns_everything_that_is_made(
+    convert: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_group: grp.struct_group
+) -> None:
+    monkeypatch.setenv("CONTIMG_DASK_PRODUCT_GROUP", other_group.gr_name)
+    assert convert()[FIRST]["outcome"] == "published"
+    assert owners(tmp_path / "out") == {other_group.gr_gid}
+    assert all(int(mode, 8) & stat.S_ISGID for mode in modes(tmp_path, "out")["directories"])
+
+
+@pytest.mark.parametrize("tier", ["destination", "tmpfs"])
+def test_a_set_group_id_output_hands_its_group_on(
+    convert: Any, tmp_path: Path, elsewhere: Path, other_group: grp.struct_group, tier: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    os.chown(out, -1, other_group.gr_gid)
+    out.chmod(0o2775)
+    record = convert(stage_to_tmpfs=tier == "tmpfs", tmpfs_path=elsewhere)[FIRST]
+    assert (record["outcome"], record["tier"]) == ("published", tier)
+    assert owners(out) == {other_group.gr_gid}
+    assert all(int(mode, 8) & stat.S_ISGID for mode in modes(tmp_path, "out")["directories"])
+    assert not any(int(mode, 8) & stat.S_ISGID for mode in modes(tmp_path, "out")["files"])
+
+
+def test_an_unknown_group_is_one_clear_line_and_publishes_nothing(
+    incoming: Path, tmp_path: Path, client: Client
+) -> None:
+    done = run(
+        "convert", incoming, tmp_path / "out", "--expected-subbands", "4",
+        "--scheduler", scheduler_of(client), "--group", "no-such-group-here",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "there is no group 'no-such-group-here' on this machine" in done.err
+    assert "Traceback" not in done.err
+    assert not list(tmp_path.rglob("*.ms"))
+
+
+def scheduler_of(client: Client) -> str:
+    """Address of the shared cluster, for commands that need none of their own."""
+    return str(client.scheduler_info()["address"])
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory, for staging."""
+    directory = Path("/dev/shm") / f"contimg-test-{tmp_path.name}"
+    directory.mkdir()
+    try:
+        yield directory
+        assert list(directory.iterdir()) == []
+    finally:
+        shutil.rmtree(directory)
+
+
+def test_a_budget_keeps_groups_out_of_memory_and_the_record_says_why(
+    convert: Any, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTIMG_DASK_TMPFS_BUDGET", "1MB")
+    record = convert(stage_to_tmpfs=True, tmpfs_path=elsewhere)[FIRST]
+    assert record["outcome"] == "published"
+    assert (record["tier_proposed"], record["tier"]) == ("tmpfs", "destination")
+    assert record["tier_reason"].startswith("tmpfs is too full (")
+    assert "1.0 MB to use" in record["tier_reason"]
+    manifest = read_manifest(Path(record["path"]))
+    assert manifest is not None
+    for key in ("tier", "tier_proposed", "tier_reason"):
+        assert manifest[key] == record[key]
+    history = table(record["path"] + "::HISTORY", ack=False).getcol("MESSAGE")
+    assert any(f"made in tier destination ({record['tier_reason']})" in line for line in history)
+
+
+def test_a_budget_with_room_is_used(
+    convert: Any, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTIMG_DASK_TMPFS_BUDGET", "1GB")
+    record = convert(stage_to_tmpfs=True, tmpfs_path=elsewhere)[FIRST]
+    assert (record["tier_proposed"], record["tier"]) == ("tmpfs", "tmpfs")
+
+
+def test_where_a_group_was_staged_otherwise_than_asked_for_is_said(
+    incoming: Path, tmp_path: Path, client: Client, elsewhere: Path
+) -> None:
+    done = run(
+        "convert", incoming, tmp_path / "out", "--expected-subbands", "4", "--scheduler",
+        scheduler_of(client), "--stage-to-tmpfs", "--tmpfs-path", elsewhere, "--tmpfs-budget", "1MB",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.err.count("staged in tier destination: tmpfs is too full") == 2
+
+
+# -------------------------------------------------------------------------------- failed groups
+
+
+@pytest.fixture
+def disagreeing(tmp_path: Path) -> Path:
+    """A group that fails when all of its subbands have been written."""
+    directory = tmp_path / "disagreeing"
+    make_groups(directory, "wrong-times:0:1", subbands=4)
+    return directory
+
+
+def failed_files(out: Path, group_id: str = FIRST) -> tuple[Path, Path]:
+    """Where the record of a failed group is, and what is kept of it."""
+    directory = out / "failed" / group_id[:10]
+    return directory / f"{group_id}.json", directory / f"{group_id}.ms"
+
+
+def convert_from(directory: Path, out: Path, client: Client, **options: Any) -> dict[str, Any]:
+    """Convert the only group of a directory on the shared cluster."""
+    (record,) = convert_subband_groups_to_ms(
+        directory, out, expected_subbands=4, client=client, **options
+    )
+    return record
+
+
+def test_a_failed_group_leaves_its_reason_attempts_and_inputs(
+    disagreeing: Path, tmp_path: Path, client: Client
+) -> None:
+    record = convert_from(disagreeing, tmp_path / "out", client)
+    path, kept = failed_files(tmp_path / "out")
+    content = json.loads(path.read_text())
+    assert set(content) == FAILED_KEYS
+    assert content["schema"] == 1
+    assert content["reason"]["code"] == "subbands-disagree"
+    assert f"{FIRST}_sb01.hdf5" in content["reason"]["text"]
+    assert content["attempts"] == 1
+    assert sorted(content["inputs"]) == sorted(str(file) for file in disagreeing.iterdir())
+    assert {key: content[key] for key in GROUP_KEYS} == json.loads(json.dumps(record))
+    assert not kept.exists()
+    assert tree(tmp_path / "out") == [
+        "failed",
+        f"failed/{FIRST[:10]}",
+        f"failed/{FIRST[:10]}/{path.name}",
+    ]
+
+
+def test_unreadable_files_are_among_the_inputs_of_a_failed_group(
+    tmp_path: Path, client: Client
+) -> None:
+    make_groups(tmp_path / "in", "truncated:0:2", subbands=4)
+    assert convert_from(tmp_path / "in", tmp_path / "out", client)["outcome"] == "failed"
+    content = json.loads(failed_files(tmp_path / "out")[0].read_text())
+    assert content["attempts"] == 0
+    assert len(content["inputs"]) == 4
+    assert [file["path"] for file in content["unreadable"]] == [
+        str(tmp_path / "in" / f"{FIRST}_sb02.hdf5")
+    ]
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("tier", ["destination", "tmpfs"])
+def test_what_a_failed_group_got_to_is_kept_on_request_until_it_succeeds(
+    disagreeing: Path,
+    tmp_path: Path,
+    client: Client,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    direct: bool,
+    tier: str,
+) -> None:
+    out = tmp_path / "out"
+    options = {
+        "direct_ms": direct, "stage_to_tmpfs": tier == "tmpfs", "tmpfs_path": elsewhere,
+    }  # fmt: skip
+    monkeypatch.setenv("CONTIMG_DASK_KEEP_FAILED", "yes")
+    assert convert_from(disagreeing, out, client, **options)["outcome"] == "failed"
+    record_path, kept = failed_files(out)
+    assert json.loads(record_path.read_text())["kept"] == str(kept)
+    with table(str(kept), ack=False) as main:
+        assert main.nrows() > 0
+        assert main.getcol("DATA").shape[0] == main.nrows()
+        assert np.any(main.getcol("DATA")) == direct  # parts are separate until they are joined
+    with table(f"{kept}::SPECTRAL_WINDOW", ack=False) as windows:
+        assert windows.nrows() == 4
+    assert [name for name in tree(out) if not name.startswith("failed")] == []
+    make_groups(disagreeing, subbands=4)
+    assert convert_from(disagreeing, out, client, **options)["outcome"] == "published"
+    assert not (out / "failed").exists()
+
+
+def test_a_later_failure_takes_the_place_of_what_was_kept_before(
+    disagreeing: Path, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTIMG_DASK_KEEP_FAILED", "yes")
+    for _ in range(2):
+        assert convert_from(disagreeing, tmp_path / "out", client)["outcome"] == "failed"
+    record_path, kept = failed_files(tmp_path / "out")
+    assert sorted(path.name for path in record_path.parent.iterdir()) == [
+        record_path.name, kept.name,
+    ]  # fmt: skip
+
+
+def test_a_group_that_failed_before_anything_was_made_keeps_nothing(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTIMG_DASK_KEEP_FAILED", "yes")
+    make_groups(tmp_path / "in", "truncated:0:2", subbands=4)
+    assert convert_from(tmp_path / "in", tmp_path / "out", client)["outcome"] == "failed"
+    record_path, kept = failed_files(tmp_path / "out")
+    assert set(json.loads(record_path.read_text())) == FAILED_KEYS
+    assert not kept.exists()

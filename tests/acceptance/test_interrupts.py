@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from contimg_dask.publishing import read_manifest
+from contimg_dask.publishing.manifest import read_manifest
 
 from .conftest import COMMAND, make_groups, tree
 

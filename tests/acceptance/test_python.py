@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,51 @@ def test_the_record_is_the_same_as_the_one_of_the_command(
     assert record["id"] == GROUP
     assert record["seconds"]["total"] > 0
     assert record["missing"] == ()
+
+
+def test_event_log_and_hand_over_can_be_configured_for_every_call(
+    incoming: Path, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = tmp_path / "hook.sh"
+    hook.write_text(f"#!/bin/sh\ncat >> {tmp_path}/handed\n")
+    hook.chmod(0o755)
+    config = tmp_path / "config.toml"
+    config.write_text(f'on_published = "{hook}"\nevent_log = "{tmp_path}/events"\n')
+    monkeypatch.setenv("CONTIMG_DASK_CONFIG", str(config))
+    (record,) = convert_subband_groups_to_ms(
+        incoming, tmp_path / "out", expected_subbands=2, client=client
+    )
+    as_json = json.loads(json.dumps(record))
+    assert json.loads((tmp_path / "handed").read_text()) == as_json
+    events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    kinds = [event["event"] for event in events]
+    assert (kinds[0], kinds[-1]) == ("run-started", "run-finished")
+    assert kinds.index("group-published") < kinds.index("handed-over")
+    assert [event["record"] for event in events if "record" in event] == [as_json]
+    # The function ends when the command was run, so that nothing is lost with a script's end.
+    assert events[-1]["handed_over"] == 1
+
+
+def test_a_failing_command_does_not_fail_the_call(
+    incoming: Path, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTIMG_DASK_ON_PUBLISHED", "false")
+    monkeypatch.setenv("CONTIMG_DASK_EVENT_LOG", str(tmp_path / "events"))
+    (record,) = convert_subband_groups_to_ms(
+        incoming, tmp_path / "out", expected_subbands=2, client=client
+    )
+    assert record["outcome"] == "published"
+    last = json.loads((tmp_path / "events").read_text().splitlines()[-1])
+    assert (last["event"], last["hand_overs_failed"]) == ("run-finished", 1)
+
+
+def test_a_calibrator_goes_to_its_own_branch(
+    incoming: Path, tmp_path: Path, client: Client
+) -> None:
+    (record,) = convert_subband_groups_to_ms(
+        incoming, tmp_path, expected_subbands=2, client=client, kind="calibrator"
+    )
+    assert record["path"] == str(tmp_path / "calibrators" / GROUP[:10] / f"{GROUP}.ms")
 
 
 def test_a_wrong_argument_is_a_usage_error(tmp_path: Path) -> None:

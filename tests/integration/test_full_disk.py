@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from contimg_dask.batch import Request, decide
 from contimg_dask.convert import convert_in_order
 from contimg_dask.errors import NoSpaceError
 from contimg_dask.execution import steps
-from contimg_dask.model import Attempt, ConversionPlan, GroupRecord
+from contimg_dask.model import ConversionPlan, GroupRecord
 from contimg_dask.python_api import find_groups
 from contimg_dask.settings import Settings
 from contimg_dask.simulate import Observation, simulate
+from tests.reference import new_attempt
 
 SIZE_MB = 8
 
@@ -63,15 +63,15 @@ def test_a_disk_that_becomes_full_while_it_is_written_is_named_and_left_clean(
 ) -> None:
     # Somebody else takes the space between the check and the write: with and without room for the
     # headers, so that casacore meets the full disk too.
-    monkeypatch.setattr("contimg_dask.staging.usable_bytes", lambda *_, **__: 10**12)
-    monkeypatch.setattr(steps, "check_room", lambda *_: None)
+    for module in ("room", "reserving"):
+        monkeypatch.setattr(f"contimg_dask.staging.{module}.usable_bytes", lambda *_, **__: 10**12)
     plan = decided(incoming, small_disk)
     assert isinstance(plan, ConversionPlan)
     (small_disk / "ballast").write_bytes(bytes(ballast_mb << 20))
-    attempt = Attempt(number=1, directory=f"{plan.staging_root}/a1", submitted_s=time.time())
+    attempt = new_attempt()
     with pytest.raises(NoSpaceError) as caught:
         convert_in_order(plan, attempt)
     assert caught.value.code == "no-space"
     assert str(small_disk) in str(caught.value)
-    steps.discard_attempt(attempt)
+    steps.discard_attempt(plan, attempt)
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]

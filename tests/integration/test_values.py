@@ -21,7 +21,8 @@ from astropy.utils import iers
 from contimg_dask.convert import recipe
 from contimg_dask.errors import DisagreementError, InputError
 from contimg_dask.execution.steps import open_attempt
-from contimg_dask.model import Attempt, ProductOptions
+from contimg_dask.model import ProductOptions
+from contimg_dask.planning import propose_tiers
 from contimg_dask.simulate import Fault, Observation, simulate
 from tests.reference import (
     Array,
@@ -29,6 +30,7 @@ from tests.reference import (
     column,
     convert,
     memory_directory,
+    new_attempt,
     read_by_pyuvdata,
     read_product_by_pyuvdata,
     reference_ms,
@@ -486,9 +488,9 @@ def test_parts_may_be_written_in_any_order_and_twice(memory_path: Path) -> None:
     plan = replace(
         expected.plan,
         target=str(memory_path / "again.ms"),
-        staging_root=str(memory_path / "staging"),
+        tiers=propose_tiers(str(memory_path)),
     )
-    attempt = Attempt(number=1, directory=str(memory_path / "staging" / "again"), submitted_s=0.0)
+    attempt = new_attempt()
     parts: list[Callable[[], Any]] = []
 
     def run(name: str, step: Any, *arguments: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ import pytest
 from contimg_dask.convert import convert_in_order
 from contimg_dask.discovery import discover
 from contimg_dask.grouping import group_files
-from contimg_dask.model import Attempt, ConversionPlan, ProductOptions
+from contimg_dask.model import ConversionPlan, ProductOptions, Publication
 from contimg_dask.naming import product_path
-from contimg_dask.planning import plan_group
+from contimg_dask.planning import plan_group, propose_tiers
 from contimg_dask.simulate import Observation, simulate
+from tests.reference import new_attempt
 
 NOBODY = 65534
 
@@ -44,17 +45,13 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
         kind="science",
         options=ProductOptions(),
         target=str(product_path(directory / "out", group.id, "science")),
-        staging_root=str(directory / "out" / ".contimg-staging"),
-        tier="destination",
-        tier_reason="default",
+        tiers=propose_tiers(str(directory / "out")),
         direct=True,
         parallel=False,
         on_existing="skip",
+        publication=Publication(output_dir=str(directory / "out")),
     )
-    attempt = Attempt(
-        number=1, directory=f"{plan.staging_root}/{group.id}.1", submitted_s=time.time()
-    )
-    product = convert_in_order(plan, attempt)
+    product = convert_in_order(plan, new_attempt())
     return Converted(plan=plan, product=Path(product.path))
 
 
@@ -68,6 +65,33 @@ def open_directory() -> Iterator[Path]:
     finally:
         for below in directory.rglob("*"):
             below.chmod(0o755)
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 8 MiB in memory."""
+    directory = tmp_path / "tmpfs"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "contimg-test", str(directory)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system than ``tmp_path``."""
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system at /dev/shm")
+    directory = Path(tempfile.mkdtemp(prefix="contimg-test-", dir=shm))
+    try:
+        yield directory
+    finally:
         shutil.rmtree(directory)
 
 

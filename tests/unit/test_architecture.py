@@ -17,7 +17,10 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.
 LINES_LIMIT = 400
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "helpers", "common", "manager", "base", "misc"}
 
-ENVIRONMENT_READERS = {"contimg_dask/settings.py"}
+ENVIRONMENT_READERS = {
+    "contimg_dask/settings/loading.py",
+    "contimg_dask/settings/process.py",
+}
 
 # Where one group's failure must not end the others', whatever it is: there it becomes a record.
 BROAD_EXCEPT_PLACES = ("contimg_dask/execution/",)

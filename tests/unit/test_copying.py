@@ -6,11 +6,13 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from contimg_dask import copying
 from contimg_dask.copying import (
     allocated_bytes,
     copy_file,
@@ -241,6 +243,40 @@ def test_a_directory_is_never_copied_into_another(tree: Path, tmp_path: Path) ->
     assert list((tmp_path / "there").iterdir()) == []
 
 
+def test_several_files_of_a_directory_are_copied_at_once(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three files, each of which waits until the others have come as far.
+    meeting = threading.Barrier(3, timeout=30)
+
+    def together(source: str, target: str) -> int:
+        meeting.wait()
+        return copy_file(source, target)
+
+    monkeypatch.setattr(copying, "copy_file", together)
+    assert copy_tree(str(tree), str(tmp_path / "copied")) == 4096 + 3
+
+
+def test_a_file_that_cannot_be_copied_ends_the_copy_with_its_error_and_all_is_closed(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str, target: str) -> int:
+        written = copy_file(source, target)
+        if source.endswith("table.dat"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+        return written
+
+    open_files = os.listdir("/proc/self/fd")
+    threads = threading.active_count()
+    monkeypatch.setattr(copying, "copy_file", refuse)
+    with pytest.raises(OSError) as caught:
+        copy_tree(str(tree), str(tmp_path / "copied"))
+    assert caught.value.errno == errno.ENOSPC
+    assert len(os.listdir("/proc/self/fd")) == len(open_files)
+    # Nobody goes on to copy into what the caller is about to remove.
+    assert threading.active_count() == threads
+
+
 def test_every_file_and_directory_is_brought_to_stable_storage_parents_last(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,3 +302,19 @@ def test_holes_take_no_space(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     write(tmp_path / "below" / "b", 64 * MIB, {})
     assert 4096 <= allocated_bytes(str(tmp_path)) <= 3 * 4096
+
+
+def test_what_is_removed_meanwhile_takes_no_space(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lstat = os.lstat
+    most = allocated_bytes(str(tree))
+
+    def removed_just_then(path: str) -> os.stat_result:
+        if path.endswith("table.f1"):
+            os.unlink(path)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", removed_just_then)
+    assert allocated_bytes(str(tree)) < most
+    assert allocated_bytes(str(tree / "not there")) == 0

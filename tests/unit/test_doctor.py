@@ -173,44 +173,18 @@ def test_too_many_workers_for_this_machine_warn() -> None:
     assert levels(diagnose(settings, None, COVERED_MJD))["memory"] == "warn"
 
 
-@pytest.mark.parametrize(
-    ("groups", "files", "limit"),
-    [
-        ("0::/a/b\n", {"sys/fs/cgroup/a/b/memory.max": "max\n"}, None),
-        ("0::/a/b\n", {"sys/fs/cgroup/a/b/memory.max": "4096\n"}, 4096),
-        (
-            "0::/a/b\n",
-            {
-                "sys/fs/cgroup/a/b/memory.max": "9000\n",
-                "sys/fs/cgroup/a/memory.max": "5000\n",
-                "sys/fs/cgroup/memory.max": "max\n",
-            },
-            5000,
-        ),
-        # A container sees the path of its host, and only its own group mounted.
-        ("0::/docker/123\n", {"sys/fs/cgroup/memory.max": "7000\n"}, 7000),
-        (
-            "5:cpu,cpuacct:/x\n4:memory:/x\n",
-            {
-                "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "6000\n",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2**63 - 4096}\n",
-            },
-            6000,
-        ),
-        ("1:name=systemd:/user\n", {}, None),
-    ],
-)
-def test_the_least_limit_of_the_control_groups_counts(
-    tmp_path: Path, groups: str, files: dict[str, str], limit: int | None
+def test_the_memory_of_the_control_group_is_looked_at_where_the_machine_has_it(
+    tmp_path: Path,
 ) -> None:
-    write(tmp_path / "proc/self/cgroup", groups)
-    for path, text in files.items():
-        write(tmp_path / path, text)
-    assert doctor.cgroup_limit_bytes(tmp_path) == limit
-
-
-def test_a_machine_without_control_groups_has_no_limit(tmp_path: Path) -> None:
-    assert doctor.cgroup_limit_bytes(tmp_path) is None
+    write(tmp_path / "proc/self/cgroup", "0::/a\n")
+    write(tmp_path / "sys/fs/cgroup/a/memory.max", f"{2 * GB}\n")
+    settings = Settings(workers=4, worker_memory_limit="1GB")
+    machine = doctor.Machine(
+        settings=settings, output_dir=None, today_mjd=COVERED_MJD, root=tmp_path
+    )
+    (finding,) = doctor.check_memory(machine)
+    assert finding.level == "warn"
+    assert finding.text == "2.0 GB in the control group; 4 workers may use 4.0 GB"
 
 
 @pytest.mark.parametrize(

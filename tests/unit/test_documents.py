@@ -1,16 +1,26 @@
-"""The documents say what the program does: codes, options, settings, commands."""
+"""The documents say what the program does: codes, options, settings, commands, fields, modules."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import tomllib
 from pathlib import Path
 
 import click
+import pytest
 
 from contimg_dask.cli import cli
+from contimg_dask.inputs import Published
+from contimg_dask.model import GroupRecord
+from contimg_dask.publishing.manifest import MANIFEST_VERSION, read_manifest
 from contimg_dask.settings import describe, load_settings
+from contimg_dask.staging.records import LEASE_S
+from contimg_dask.staging.sweeping import Leftover
+from tests.unit.conftest import Converted
 
 ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = "\n".join(path.read_text() for path in sorted((ROOT / "contimg_dask").rglob("*.py")))
 
 
@@ -25,6 +35,146 @@ def test_every_code_is_explained_in_the_document_about_json() -> None:
     text = (ROOT / "docs" / "json.md").read_text()
     assert len(codes()) > 30
     assert sorted(code for code in codes() if f"`{code}`" not in text) == []
+
+
+def test_every_explained_code_is_one_of_the_program() -> None:
+    explained = {
+        code for table in tables_in("json.md", first_column="code") for code in names_in(table)
+    }
+    assert len(explained) > 50
+    assert sorted(code for code in explained if f'"{code}"' not in SOURCES) == []
+
+
+def tables_in(document: str, *, first_column: str, heading: str = "") -> list[list[str]]:
+    """Return the first cells of each table that has this first column, below a heading if given."""
+    text = (ROOT / "docs" / document).read_text()
+    if heading:
+        assert text.count(f"\n## {heading}\n") == 1, heading
+        text = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    found = []
+    for block in text.split("\n\n"):
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        if rows and rows[0].startswith(f"| {first_column} |"):
+            found.append([row.split("|")[1] for row in rows[2:]])
+    return found
+
+
+def names_in(cells: list[str]) -> set[str]:
+    """Return what stands in code quotes in these cells."""
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def documented_fields(heading: str, which: int = 0) -> set[str]:
+    """Return the fields in a table of docs/json.md."""
+    return names_in(tables_in("json.md", first_column="field", heading=heading)[which])
+
+
+RECORD_FIELDS = {field.name for field in dataclasses.fields(GroupRecord)}
+
+
+def test_the_fields_of_a_record_are_documented() -> None:
+    (report, _, record, _) = tables_in(
+        "json.md", first_column="field", heading="`convert` and `convert-group`"
+    )
+    assert names_in(record) >= RECORD_FIELDS
+    first = {re.findall(r"`([^`]+)`", cell)[0] for cell in record}
+    assert first == RECORD_FIELDS
+    assert names_in(report) == {"schema", "command", "counts", "seconds", "groups", "hand_overs"}
+
+
+def test_the_fields_of_a_manifest_are_documented(converted: Converted) -> None:
+    manifest = read_manifest(converted.product)
+    assert manifest is not None
+    assert documented_fields("Manifest") == set(manifest)
+    text = (ROOT / "docs" / "json.md").read_text().split("\n## Manifest\n")[1]
+    assert f"| `manifest_version` | integer | {MANIFEST_VERSION} |" in text
+    for facts in manifest["subbands"].values():
+        assert [name for name in facts if f"`{name}`" not in text] == []
+    for part in ("options", "geometry", "pointing"):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| `{part}` |")]
+        assert [name for name in manifest[part] if f"`{name}`" not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("heading", "nested", "kind"),
+    [("`inputs`", "products", Published), ("`sweep`", "attempts", Leftover)],
+)
+def test_the_fields_of_the_lists_of_inputs_and_sweep_are_documented(
+    heading: str, nested: str, kind: type
+) -> None:
+    names = documented_fields(heading)
+    own = {name.partition("[].")[2] for name in names if name.startswith(f"{nested}[].")}
+    assert own == {field.name for field in dataclasses.fields(kind)}
+
+
+def test_every_kind_of_event_is_documented() -> None:
+    written = set(re.findall(r'log\.add\(\s*"([a-z-]+)"|self\.add\("([a-z-]+)"', SOURCES))
+    kinds = {name for pair in written for name in pair if name}
+    assert kinds >= {"run-started", "step-done", "handed-over", "run-stopped"}
+    kinds |= {f"group-{outcome}" for outcome in ("published", "skipped", "failed", "incomplete")}
+    (table,) = tables_in("json.md", first_column="event", heading="Events")
+    assert names_in(table) == kinds
+
+
+def test_every_schema_is_documented() -> None:
+    text = (ROOT / "docs" / "json.md").read_text()
+    schemas = set(re.findall(r"contimg-dask\.[a-z]+/\d+", SOURCES))
+    assert len(schemas) >= 8
+    assert sorted(schema for schema in schemas if text.count(f"`{schema}`") < 2) == []
+
+
+def test_how_long_an_unseen_attempt_lives_is_documented() -> None:
+    for name in ("operations.md", "design.md", "reliability.md"):
+        assert f"{LEASE_S / 60:.0f} minutes" in (ROOT / "docs" / name).read_text()
+
+
+def test_every_module_and_its_layer_are_in_the_document_about_design() -> None:
+    text = (ROOT / "docs" / "design.md").read_text()
+    package = ROOT / "contimg_dask"
+    modules = {
+        ".".join(path.relative_to(package).with_suffix("").parts)
+        for path in package.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert sorted(module for module in modules if f"`{module}`" not in text) == []
+    (drawn,) = re.findall(r"```\n(cli\n.*?)```", text, re.DOTALL)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = [c["layers"] for c in contracts["contracts"] if c["id"] == "layers"]
+    names = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    there = [[name for name in re.findall(r"\w+", layer) if name in names] for layer in layers]
+    assert [re.findall(r"\w+", line) for line in drawn.splitlines()] == [
+        layer for layer in there if layer
+    ]
+
+
+def test_every_test_that_is_called_a_proof_exists() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    named = re.findall(r"`(\w+/\w+\.py)::(\w+)`", text)
+    assert len(named) > 30
+    missing = [
+        f"{file}::{function}"
+        for file, function in named
+        if f"def {function}(" not in (ROOT / "tests" / file).read_text()
+    ]
+    assert missing == []
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    def anchors(document: Path) -> set[str]:
+        headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+        plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+        return {heading.replace(" ", "-") for heading in plain}
+
+    broken = []
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+            path, _, anchor = link.partition("#")
+            target = (document.parent / path).resolve() if path else document
+            if "://" in link:
+                continue
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                broken.append(f"{document.name}: {link}")
+    assert broken == []
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -60,6 +210,5 @@ def test_every_setting_is_an_option_or_documented() -> None:
 
 
 def test_no_document_names_a_path_of_one_machine() -> None:
-    documents = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    for document in documents:
+    for document in DOCUMENTS:
         assert not re.search(r"/(root|home|work)/", document.read_text()), document

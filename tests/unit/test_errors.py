@@ -50,7 +50,10 @@ def test_every_kind_has_a_code_of_its_own() -> None:
 
 
 def test_only_the_loss_of_a_worker_is_worth_another_try() -> None:
-    assert [kind for kind in ALL if kind.retryable] == [errors.WorkerLostError]
+    assert [kind for kind in ALL if kind.retryable] == [
+        errors.AttemptGoneError,
+        errors.WorkerLostError,
+    ]
 
 
 @pytest.mark.parametrize(

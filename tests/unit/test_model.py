@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from contimg_dask.model import (
-    Attempt,
+    AttemptFiles,
     ConversionPlan,
     Group,
     GroupRecord,
     ProductOptions,
+    Publication,
     Reason,
     Subband,
     SubbandHeader,
+    Tier,
     UnreadableFile,
 )
 
@@ -63,14 +65,14 @@ PLAN = ConversionPlan(
     notes=(),
     options=ProductOptions(),
     target=f"/out/science/2025-10-05/{ID}.ms",
-    staging_root="/out/.contimg-staging",
-    tier="destination",
-    tier_reason="default",
+    tiers=(Tier(name="destination", root="/out/.contimg-staging"),),
     direct=True,
     parallel=True,
     on_existing="skip",
     bytes_staged=1,
+    bytes_product=1,
 )
+TMPFS = Tier(name="tmpfs", root="/dev/shm/.contimg-staging", budget_bytes=10**9)
 
 
 def with_header(plan: ConversionPlan, **changes: Any) -> ConversionPlan:
@@ -107,6 +109,7 @@ OTHER_PRODUCT: dict[str, Callable[[ConversionPlan], ConversionPlan]] = {
     "phase centre": lambda p: dataclasses.replace(
         p, options=ProductOptions(phase_centre="meridian")
     ),
+    "spectral windows": lambda p: dataclasses.replace(p, options=ProductOptions(spw="single")),
 }
 
 
@@ -130,12 +133,18 @@ SAME_PRODUCT: dict[str, Callable[[ConversionPlan], ConversionPlan]] = {
     "id": lambda p: dataclasses.replace(p, group_id="2025-10-05T03:12:07"),
     "kind": lambda p: dataclasses.replace(p, kind="calibrator"),
     "target": lambda p: dataclasses.replace(p, target="/elsewhere/product.ms"),
-    "staging directory": lambda p: dataclasses.replace(p, staging_root="/dev/shm/staging"),
-    "tier": lambda p: dataclasses.replace(p, tier="tmpfs", tier_reason="asked for"),
+    "staging directory": lambda p: dataclasses.replace(
+        p, tiers=(Tier(name="destination", root="/elsewhere/staging"),)
+    ),
+    "tier": lambda p: dataclasses.replace(p, tiers=(TMPFS, *p.tiers)),
+    "how it is published": lambda p: dataclasses.replace(
+        p, publication=Publication(output_dir="/out", mode=0o664, group="astro", allow_gap=True)
+    ),
+    "readers at a time": lambda p: dataclasses.replace(p, max_readers=2),
     "direct": lambda p: dataclasses.replace(p, direct=False),
     "parallel": lambda p: dataclasses.replace(p, parallel=False),
     "on existing": lambda p: dataclasses.replace(p, on_existing="replace"),
-    "bytes": lambda p: dataclasses.replace(p, bytes_staged=2),
+    "bytes": lambda p: dataclasses.replace(p, bytes_staged=2, bytes_product=2),
     "missing and unreadable": lambda p: dataclasses.replace(
         p, missing=(2, 4), unreadable=(UNREADABLE,), notes=("sb04 is away",)
     ),
@@ -196,14 +205,26 @@ def test_a_header_knows_its_band() -> None:
     assert subband(2).name == "sb02"
 
 
+def test_a_plan_proposes_its_first_tier_and_is_at_home_in_its_last() -> None:
+    plan = dataclasses.replace(PLAN, tiers=(TMPFS, *PLAN.tiers))
+    assert plan.proposed_tier == TMPFS
+    assert plan.home_root == PLAN.home_root == "/out/.contimg-staging"
+    assert PLAN.proposed_tier.name == "destination"
+
+
+FILES = AttemptFiles(directory="/out/.contimg-staging/a", tier="destination", tier_reason="default")
+
+
 def test_everything_an_attempt_writes_lies_in_its_directory() -> None:
-    attempt = Attempt(number=1, directory="/out/.contimg-staging/a", submitted_s=0.0)
-    written = [attempt.product, attempt.tile_file("DATA"), attempt.part(subband(2))]
-    assert written == [
-        "/out/.contimg-staging/a/product.ms",
-        "/out/.contimg-staging/a/DATA.tiles",
-        "/out/.contimg-staging/a/sb02.ms",
-    ]
+    assert FILES.tile_file("DATA") == "/out/.contimg-staging/a/DATA.tiles"
+    assert FILES.weight_file(subband(2)) == "/out/.contimg-staging/a/WEIGHT.sb02"
+    assert FILES.unused("product.ms").startswith("/out/.contimg-staging/a/")
+
+
+def test_a_step_that_runs_twice_at_the_same_time_writes_to_two_places() -> None:
+    paths = {FILES.unused("product.ms") for _ in range(100)}
+    assert len(paths) == 100
+    assert all(path.endswith("-product.ms") for path in paths)
 
 
 def test_a_record_is_plain_json() -> None:
@@ -223,7 +244,7 @@ def test_a_record_is_plain_json() -> None:
     assert document["unreadable"][0]["reason"]["code"] == "truncated"
 
 
-@pytest.mark.parametrize("noun", [PLAN, PLAN.subbands[0], PLAN.options, UNREADABLE])
+@pytest.mark.parametrize("noun", [PLAN, PLAN.subbands[0], PLAN.options, TMPFS, FILES, UNREADABLE])
 def test_nouns_are_frozen(noun: Any) -> None:
     name = dataclasses.fields(noun)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):

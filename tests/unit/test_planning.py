@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +20,20 @@ from contimg_dask.geometry import (
     product_geometry,
 )
 from contimg_dask.model import (
-    Attempt,
     Group,
     ImagingColumns,
     ProductOptions,
+    Publication,
     Reason,
     Subband,
     SubbandHeader,
+    Tier,
     UnreadableFile,
 )
-from contimg_dask.planning import is_convertible, plan_group, staged_bytes
+from contimg_dask.naming import STAGING_DIRECTORY
+from contimg_dask.planning import is_convertible, plan_group, propose_tiers, staged_bytes
+from contimg_dask.staging.attempts import find_attempt
+from tests.reference import new_attempt
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Converted
@@ -201,14 +204,14 @@ def test_an_attempt_never_takes_more_than_was_planned(
         options=options,
         direct=direct,
         target=str(tmp_path / "product.ms"),
-        staging_root=str(tmp_path / "staging"),
+        tiers=propose_tiers(str(tmp_path)),
         bytes_staged=staged_bytes(converted.plan.subbands, options, direct=direct),
     )
-    attempt = Attempt(number=1, directory=f"{plan.staging_root}/a", submitted_s=time.time())
+    attempt = new_attempt()
     before = []
 
     def measured_reduce(*arguments: Any) -> Any:
-        before.append(allocated_bytes(attempt.directory))
+        before.append(allocated_bytes(find_attempt(plan, attempt).directory))
         return reduce_parts(*arguments)
 
     reduce_parts = steps.reduce_parts
@@ -219,29 +222,70 @@ def test_an_attempt_never_takes_more_than_was_planned(
     assert 0 < most <= plan.bytes_staged
 
 
+# ------------------------------------------------------------------------------------ the tiers
+
+
+def test_a_product_is_made_beside_its_place_if_nothing_else_is_asked_for() -> None:
+    home = Tier(name="destination", root=f"/out/{STAGING_DIRECTORY}")
+    assert propose_tiers("/out") == (home,)
+    # A budget of memory bounds nothing else.
+    assert propose_tiers("/out", tmpfs_budget_bytes=1) == (home,)
+
+
+@pytest.mark.parametrize(
+    ("tmpfs_path", "scratch_dir", "names"),
+    [
+        (None, None, ["destination"]),
+        ("/dev/shm", None, ["tmpfs", "destination"]),
+        (None, "/ssd", ["scratch", "destination"]),
+        ("/dev/shm", "/ssd", ["tmpfs", "scratch", "destination"]),
+    ],
+)
+def test_memory_goes_before_scratch_and_the_destination_is_always_the_last(
+    tmpfs_path: str | None, scratch_dir: str | None, names: list[str]
+) -> None:
+    tiers = propose_tiers(
+        "/out", tmpfs_path=tmpfs_path, tmpfs_budget_bytes=10**9, scratch_dir=scratch_dir
+    )
+    assert [tier.name for tier in tiers] == names
+    roots = {"tmpfs": "/dev/shm", "scratch": "/ssd", "destination": "/out"}
+    assert [tier.root for tier in tiers] == [f"{roots[n]}/{STAGING_DIRECTORY}" for n in names]
+    assert [tier.budget_bytes for tier in tiers] == [
+        10**9 if name == "tmpfs" else None for name in names
+    ]
+
+
 # -------------------------------------------------------------------------------------- the plan
 
 
 def test_a_plan_holds_the_groups_own_files_and_what_it_takes() -> None:
     planned = group(15, 1, notes=("a note",))
+    tiers = propose_tiers("/out", tmpfs_path="/dev/shm")
+    publication = Publication(output_dir="/out", mode=0o664)
     plan = plan_group(
         planned,
         kind="calibrator",
         options=ProductOptions(telescope_name="OVRO_MMA"),
         target="/out/x.ms",
-        staging_root="/out/.contimg-staging",
-        tier="tmpfs",
-        tier_reason="asked for",
+        tiers=tiers,
         direct=False,
         parallel=True,
         on_existing="fail",
+        publication=publication,
+        max_readers=3,
     )
     assert (plan.group_id, plan.start_jd) == (ID, planned.start_jd)
     assert plan.subbands == planned.subbands
     assert (plan.missing, plan.unreadable) == ((15,), (truncated(15),))
     assert plan.notes == ("a note",)
-    assert (plan.kind, plan.tier, plan.tier_reason) == ("calibrator", "tmpfs", "asked for")
-    assert (plan.target, plan.staging_root) == ("/out/x.ms", "/out/.contimg-staging")
+    assert (plan.kind, plan.target, plan.tiers) == ("calibrator", "/out/x.ms", tiers)
     assert (plan.mode, plan.on_existing) == ("parts-parallel", "fail")
+    assert (plan.publication, plan.max_readers) == (publication, 3)
     assert plan.options.telescope_name == "OVRO_MMA"
+    # Parts stand beside the product while it is staged; only the product is copied out.
     assert plan.bytes_staged == staged_bytes(planned.subbands, plan.options, direct=False)
+    assert plan.bytes_product == staged_bytes(planned.subbands, plan.options, direct=True)
+
+
+def test_a_product_never_takes_more_than_was_planned_for_its_copy(converted: Converted) -> None:
+    assert 0 < allocated_bytes(str(converted.product)) <= converted.plan.bytes_product

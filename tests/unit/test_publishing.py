@@ -2,107 +2,70 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import errno
 import json
-import multiprocessing
 import os
 import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import casacore.tables as tables
 import pytest
 
-from contimg_dask import publishing
-from contimg_dask.convert import convert_in_order
+from contimg_dask import copying
+from contimg_dask.convert import convert_in_order, recipe
 from contimg_dask.copying import allocated_bytes
-from contimg_dask.errors import TargetOccupiedError
-from contimg_dask.model import (
-    Attempt,
-    ConversionPlan,
-    GroupRecord,
-    OnExisting,
-    ProductOptions,
-    Reason,
-)
-from contimg_dask.naming import failed_record_path, product_path
-from contimg_dask.publishing import (
+from contimg_dask.errors import ExchangeError, TargetOccupiedError
+from contimg_dask.execution import steps
+from contimg_dask.model import ConversionPlan, OnExisting, ProductOptions, Tier
+from contimg_dask.planning import propose_tiers
+from contimg_dask.publishing import committing, targets
+from contimg_dask.publishing.committing import publish
+from contimg_dask.publishing.manifest import (
     MANIFEST_NAME,
-    StartIndex,
-    inspect_target,
-    publish,
+    MANIFEST_VERSION,
     read_manifest,
-    remove_failed_record,
-    write_failed_record,
+    why_not_understood,
+)
+from contimg_dask.publishing.targets import (
+    Found,
+    StartIndex,
+    fault_of_product,
+    inspect_target,
+    published_products,
+)
+from contimg_dask.staging.attempts import (
+    find_attempt,
+    incoming_path,
+    open_attempt,
+    remove_attempt,
+    replaced_path,
+)
+from contimg_dask.staging.sweeping import sweep
+from tests.unit.plans import attempt_called, bare_plan, entries, open_descriptors, write_blocks
+from tests.unit.processes import meet, side_by_side
+from tests.unit.products import (
+    ATTEMPT,
+    bulk_file,
+    change_manifest,
+    content_of,
+    copy,
+    plan_into,
+    publishing_with,
+    stage,
+    state_of,
 )
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Converted
 
-ATTEMPT = "2025-10-05T03:12:06.1.0a1b2c3d"
-
-
-def plan_into(converted: Converted, output: Path, **changes: Any) -> ConversionPlan:
-    """The plan of the converted group, for another output directory."""
-    fields: dict[str, Any] = {
-        "target": str(product_path(output, converted.plan.group_id, "science")),
-        "staging_root": str(output / ".contimg-staging"),
-    }
-    return dataclasses.replace(converted.plan, **(fields | changes))
-
-
-def stage(converted: Converted, plan: ConversionPlan, attempt: str = ATTEMPT) -> str:
-    """Put a finished product where an attempt at the plan has made it."""
-    staged = Path(plan.staging_root) / attempt / "product.ms"
-    staged.parent.mkdir(parents=True)
-    copy(converted.product, staged)
-    return str(staged)
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a directory, its holes kept."""
-    shutil.copytree(source, target, copy_function=copy_sparse)
-
-
-def copy_sparse(source: str, target: str) -> None:
-    with open(source, "rb") as read, open(target, "wb") as write:
-        content = read.read()
-        if content.strip(b"\0"):
-            write.write(content)
-        write.truncate(len(content))
-
-
-def content_of(directory: Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
-
-
-def state_of(path: Path) -> Any:
-    """All there is to see of a file, link or directory, to tell that nobody touched it."""
-    status = os.lstat(path)
-    times = (status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns)
-    if path.is_symlink():
-        return times, os.readlink(path)
-    return times, content_of(path) if path.is_dir() else path.read_bytes()
-
-
-def entries(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
-
-
-def bulk_file(product: Path, column: str) -> Path:
-    """The tile file of a column, found through casacore."""
-    with tables.table(str(product), ack=False) as table:
-        (number,) = (
-            manager["SEQNR"]
-            for manager in table.getdminfo().values()
-            if column in manager["COLUMNS"]
-        )
-    return product / f"table.f{number}_TSM0"
+SECOND = attempt_called("second")
+MADE_IT = "2025-01-01T00:00:00.1.test"
+"""The attempt that made the converted product."""
 
 
 @pytest.fixture(autouse=True)
@@ -138,8 +101,8 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[tuple[str, str]] = []
-        for name in ("sync_tree", "sync_path", "_rename"):
-            monkeypatch.setattr(publishing, name, self._recorded(name, getattr(publishing, name)))
+        for name in ("own_tree", "sync_tree", "sync_path", "rename", "remove_tree"):
+            monkeypatch.setattr(committing, name, self._recorded(name, getattr(committing, name)))
 
     def _recorded(self, name: str, function: Callable[..., None]) -> Callable[..., None]:
         def recorded(*arguments: Any) -> None:
@@ -154,10 +117,11 @@ def test_publication_moves_the_staged_directory_itself(
 ) -> None:
     staged = stage(converted, plan)
     inode = os.stat(staged).st_ino
-    assert publish(staged, plan) is True
+    content = content_of(Path(staged))
+    assert publish(staged, plan, ATTEMPT) == ATTEMPT.name
     assert os.stat(target).st_ino == inode
     assert not os.path.lexists(staged)
-    assert content_of(target) == content_of(converted.product)
+    assert content_of(target) == content
     assert entries(target.parent) == [target.name]
 
 
@@ -169,15 +133,17 @@ def test_publication_is_one_rename_with_everything_on_stable_storage_before_it(
 ) -> None:
     staged = stage(converted, plan)
     recorder = Recorder(monkeypatch)
-    publish(staged, plan)
-    # Every new directory on the way is known to the one above it before anything is put there.
+    publish(staged, plan, ATTEMPT)
     output = target.parents[2]
     assert recorder.done == [
+        ("own_tree", staged),
+        ("sync_tree", staged),
+        ("rename", staged),
+        # The product is told to be published when all the way to it is on stable storage too.
+        ("sync_path", str(target.parent)),
         ("sync_path", str(output / "science")),
         ("sync_path", str(output)),
-        ("sync_tree", staged),
-        ("_rename", staged),
-        ("sync_path", str(target.parent)),
+        ("remove_tree", staged),
     ]
 
 
@@ -185,19 +151,19 @@ def test_the_target_is_never_made_beforehand(
     converted: Converted, plan: ConversionPlan, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    rename = publishing._rename
+    rename = committing.rename
 
     def looks_first(source: str, into: str, flags: int) -> None:
         seen.append((into, os.path.lexists(into)))
         rename(source, into, flags)
 
-    monkeypatch.setattr(publishing, "_rename", looks_first)
-    publish(stage(converted, plan), plan)
+    monkeypatch.setattr(committing, "rename", looks_first)
+    publish(stage(converted, plan), plan, ATTEMPT)
     assert seen == [(str(target), False)]
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES])
-def test_a_rename_that_is_refused_leaves_the_target_absent_and_the_product_staged(
+def test_a_rename_that_is_refused_leaves_no_directory_and_the_product_staged(
     converted: Converted,
     plan: ConversionPlan,
     target: Path,
@@ -209,12 +175,13 @@ def test_a_rename_that_is_refused_leaves_the_target_absent_and_the_product_stage
         raise OSError(number, os.strerror(number), into)
 
     staged = stage(converted, plan)
-    monkeypatch.setattr(publishing, "_rename", refuse)
+    content = content_of(Path(staged))
+    monkeypatch.setattr(committing, "rename", refuse)
     with pytest.raises(OSError) as caught:
-        publish(staged, plan)
+        publish(staged, plan, ATTEMPT)
     assert caught.value.errno == number
-    assert entries(target.parent) == []
-    assert content_of(Path(staged)) == content_of(converted.product)
+    assert entries(target.parents[2]) == [".contimg-staging"]
+    assert content_of(Path(staged)) == content
 
 
 class NoRenameat2:
@@ -224,11 +191,11 @@ class NoRenameat2:
         self.number = number
 
     def renameat2(self, *_: object) -> int:
-        publishing.ctypes.set_errno(self.number)
+        ctypes.set_errno(self.number)
         return -1
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_flags_for_renames_gets_a_plain_one_that_still_refuses(
     converted: Converted,
     plan: ConversionPlan,
@@ -236,13 +203,14 @@ def test_a_file_system_without_flags_for_renames_gets_a_plain_one_that_still_ref
     monkeypatch: pytest.MonkeyPatch,
     number: int,
 ) -> None:
-    monkeypatch.setattr(publishing, "_libc", NoRenameat2(number))
-    assert publish(stage(converted, plan, "first"), plan) is True
-    assert publish(stage(converted, plan, "second"), plan) is False
+    monkeypatch.setattr(committing, "_libc", NoRenameat2(number))
+    assert publish(stage(converted, plan), plan, ATTEMPT) == ATTEMPT.name
+    assert publish(stage(converted, plan, SECOND), plan, SECOND) == ATTEMPT.name
     shutil.rmtree(target)
     target.mkdir()
+    third = attempt_called("third")
     with pytest.raises(TargetOccupiedError):
-        publish(stage(converted, plan, "third"), plan)
+        publish(stage(converted, plan, third), plan, third)
     assert entries(target) == []
 
 
@@ -297,7 +265,7 @@ def test_what_stands_at_the_target_is_left_as_it_is(
     staged = stage(converted, plan)
     before = state_of(obstacle)
     with pytest.raises(TargetOccupiedError) as caught:
-        publish(staged, plan)
+        publish(staged, plan, ATTEMPT)
     assert (caught.value.code, caught.value.path) == ("target-occupied", str(obstacle))
     assert str(obstacle) in str(caught.value)
     assert "--on-existing replace" in str(caught.value)
@@ -316,13 +284,15 @@ def test_what_stands_at_the_target_can_be_replaced(
     converted: Converted, plan: ConversionPlan, obstacle: Path
 ) -> None:
     plan = dataclasses.replace(plan, on_existing="replace")
+    elsewhere = obstacle.parent.parent / "elsewhere"
+    was_there = elsewhere.is_dir()
     staged = stage(converted, plan)
-    before = state_of(obstacle)
-    assert publish(staged, plan) is True
-    assert inspect_target(obstacle, plan).state == "whole"
+    assert publish(staged, plan, ATTEMPT) == ATTEMPT.name
+    assert inspect_target(obstacle, plan) == Found(state="whole", attempt=ATTEMPT.name)
     assert entries(obstacle.parent) == [obstacle.name]
-    # The two have changed places, so whoever owns the attempt removes the old one.
-    assert state_of(Path(staged)) == before
+    # What stood there is removed: the thing itself, not what a link leads to.
+    assert not os.path.lexists(staged)
+    assert elsewhere.is_dir() == was_there
 
 
 def test_a_file_in_place_of_the_day_directory_is_an_error_and_stays(
@@ -331,7 +301,7 @@ def test_a_file_in_place_of_the_day_directory_is_an_error_and_stays(
     target.parent.parent.mkdir(parents=True)
     target.parent.write_bytes(b"not a directory")
     with pytest.raises(OSError, match=r"File exists|Not a directory"):
-        publish(stage(converted, plan), plan)
+        publish(stage(converted, plan), plan, ATTEMPT)
     assert target.parent.read_bytes() == b"not a directory"
 
 
@@ -343,7 +313,7 @@ def test_nothing_at_the_target_is_absent(plan: ConversionPlan, target: Path) -> 
 
 
 def test_a_published_product_is_whole(plan: ConversionPlan, published: Path) -> None:
-    assert inspect_target(published, plan) == publishing.Found(state="whole")
+    assert inspect_target(published, plan) == Found(state="whole", attempt=MADE_IT)
 
 
 @pytest.mark.parametrize("on_existing", ["skip", "fail"])
@@ -351,10 +321,12 @@ def test_a_second_publication_of_the_same_plan_changes_nothing(
     converted: Converted, plan: ConversionPlan, published: Path, on_existing: OnExisting
 ) -> None:
     before = state_of(published)
-    staged = stage(converted, plan, "second")
-    assert publish(staged, dataclasses.replace(plan, on_existing=on_existing)) is False
+    staged = stage(converted, plan, SECOND)
+    plan = dataclasses.replace(plan, on_existing=on_existing)
+    # It is told whose product stands there, and what it staged is removed.
+    assert publish(staged, plan, SECOND) == MADE_IT
     assert state_of(published) == before
-    assert os.path.isdir(staged)
+    assert not os.path.lexists(staged)
 
 
 def test_the_same_plan_made_another_way_is_the_same_product(
@@ -364,8 +336,7 @@ def test_the_same_plan_made_another_way_is_the_same_product(
         plan,
         direct=False,
         parallel=True,
-        tier="tmpfs",
-        staging_root="/dev/shm/x",
+        tiers=propose_tiers("/elsewhere", tmpfs_path="/dev/shm"),
         kind="calibrator",
     )
     assert inspect_target(published, other).state == "whole"
@@ -375,10 +346,12 @@ def test_a_product_of_the_same_plan_is_replaced_on_request(
     converted: Converted, plan: ConversionPlan, published: Path
 ) -> None:
     plan = dataclasses.replace(plan, on_existing="replace")
-    staged = stage(converted, plan, "second")
-    inodes = os.stat(staged).st_ino, os.stat(published).st_ino
-    assert publish(staged, plan) is True
-    assert (os.stat(published).st_ino, os.stat(staged).st_ino) == inodes
+    staged = stage(converted, plan, SECOND)
+    inode = os.stat(staged).st_ino
+    assert publish(staged, plan, SECOND) == SECOND.name
+    assert os.stat(published).st_ino == inode
+    assert not os.path.lexists(staged)
+    assert entries(published.parent) == [published.name]
 
 
 def test_the_conversion_replaces_a_product_of_the_same_plan_on_request(
@@ -387,12 +360,39 @@ def test_the_conversion_replaces_a_product_of_the_same_plan_on_request(
     # As with a product that someone has flagged or calibrated since, and wants back as it was.
     old = os.stat(published).st_ino
     plan = dataclasses.replace(plan, on_existing="replace")
-    directory = f"{plan.staging_root}/second"
-    product = convert_in_order(
-        plan, Attempt(number=1, directory=directory, submitted_s=time.time())
-    )
+    product = convert_in_order(plan, SECOND)
     assert os.stat(published).st_ino != old
-    assert product.newly_published
+    assert product.attempt == SECOND.name
+    assert entries(Path(plan.publication.output_dir)) == ["science"]
+
+
+def test_the_conversion_of_what_is_published_already_says_whose_it_is_and_cleans_up(
+    plan: ConversionPlan, published: Path
+) -> None:
+    before = state_of(published)
+    product = convert_in_order(plan, SECOND)
+    assert product.attempt == MADE_IT
+    assert state_of(published) == before
+    assert entries(Path(plan.publication.output_dir)) == ["science"]
+
+
+def test_the_last_step_may_run_again_after_it_has_published(plan: ConversionPlan) -> None:
+    # As when its worker dies before it can say so.
+    handed = {}
+
+    def run(name: str, step: Any, *arguments: Any) -> Any:
+        handed[name] = step, arguments
+        return step(*arguments)
+
+    steps.open_attempt(plan, ATTEMPT)
+    first = recipe(plan, ATTEMPT, run)
+    before = state_of(Path(plan.target))
+    reduce_parts, arguments = handed["reduce"]
+    again = reduce_parts(*arguments)
+    assert (again.path, again.attempt) == (first.path, first.attempt) == (plan.target, ATTEMPT.name)
+    assert (again.tier, again.tier_reason) == (first.tier, first.tier_reason)
+    assert state_of(Path(plan.target)) == before
+    assert entries(Path(plan.publication.output_dir)) == ["science"]
 
 
 # ------------------------------------------------------------------------ products that are not whole
@@ -418,17 +418,12 @@ def with_a_manifest_in_no_encoding(product: Path) -> None:
     (product / MANIFEST_NAME).write_bytes(b"\xff\xfe\x00")
 
 
-def changed_manifest(product: Path, **changes: Any) -> None:
-    manifest = json.loads((product / MANIFEST_NAME).read_text())
-    (product / MANIFEST_NAME).write_text(json.dumps(manifest | changes))
-
-
 def with_another_plans_hash(product: Path) -> None:
-    changed_manifest(product, plan_hash="0" * 64)
+    change_manifest(product, plan_hash="0" * 64)
 
 
 def without_a_plan_hash(product: Path) -> None:
-    changed_manifest(product, plan_hash=None)
+    change_manifest(product, plan_hash=None)
 
 
 def without_its_table(product: Path) -> None:
@@ -464,7 +459,7 @@ def with_a_short_hole(product: Path) -> None:
 
 def without_the_column(product: Path) -> None:
     with tables.table(str(product), readonly=False, ack=False) as table:
-        table.removecols(["MODEL_DATA", "CORRECTED_DATA"])
+        table.removecols(["WEIGHT_SPECTRUM"])
 
 
 BROKEN = [
@@ -497,8 +492,18 @@ def test_a_product_that_is_not_whole_is_something_else_and_left_as_it_is(
     assert found.text
     assert "\n" not in found.text
     with pytest.raises(TargetOccupiedError):
-        publish(stage(converted, plan, "second"), plan)
+        publish(stage(converted, plan, SECOND), plan, SECOND)
     assert content_of(published) == before
+
+
+def test_a_product_whose_imaging_columns_were_taken_away_is_whole(
+    plan: ConversionPlan, published: Path
+) -> None:
+    # As clearcal and others do; nothing that was observed is lost.
+    with tables.table(str(published), readonly=False, ack=False) as table:
+        table.removecols(["MODEL_DATA", "CORRECTED_DATA"])
+    assert inspect_target(published, plan).state == "whole"
+    assert fault_of_product(published, read_manifest(published)) is None
 
 
 OTHER_PLANS: dict[str, dict[str, Any]] = {
@@ -514,46 +519,46 @@ def test_the_product_of_another_plan_is_something_else(
     if "subbands" in changes:
         changes = {"subbands": plan.subbands[:-1]}
     found = inspect_target(published, dataclasses.replace(plan, **changes))
-    assert found == publishing.Found(
-        state="other", text="it was made from other files or with other options"
-    )
+    assert found == Found(state="other", text="it was made from other files or with other options")
 
 
 # ------------------------------------------------------------------------------ another file system
 
 
-@pytest.fixture
-def in_memory(tmp_path: Path) -> Iterator[Path]:
-    """A staging directory on another file system than the output's."""
-    shm = Path("/dev/shm")
-    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is no second file system at /dev/shm")
-    directory = Path(tempfile.mkdtemp(prefix="contimg-test-", dir=shm))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory)
+def test_an_output_that_is_a_link_to_another_file_system_is_published_to_in_one_rename(
+    converted: Converted, tmp_path: Path, in_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").symlink_to(in_memory)
+    plan = plan_into(converted, tmp_path / "out")
+    monkeypatch.setattr(committing, "copy_tree", None)
+    staged = stage(converted, plan)
+    content = content_of(Path(staged))
+    assert publish(staged, plan, ATTEMPT) == ATTEMPT.name
+    assert content_of(Path(plan.target)) == content
 
 
 @pytest.fixture
 def far_plan(converted: Converted, tmp_path: Path, in_memory: Path) -> ConversionPlan:
     """A plan whose product is staged in memory and published on disk."""
-    return plan_into(converted, tmp_path / "out", staging_root=str(in_memory), tier="tmpfs")
+    home = propose_tiers(str(tmp_path / "out"))
+    tier = Tier(name="tmpfs", root=str(in_memory / "staging"))
+    return plan_into(converted, tmp_path / "out", tiers=(tier, *home))
 
 
 def test_a_product_from_another_file_system_is_copied_whole(
     converted: Converted, far_plan: ConversionPlan, target: Path
 ) -> None:
     staged = stage(converted, far_plan)
+    content = content_of(Path(staged))
     assert os.stat(staged).st_dev != os.stat(target.parents[3]).st_dev
-    assert publish(staged, far_plan) is True
-    assert content_of(target) == content_of(converted.product)
+    assert publish(staged, far_plan, ATTEMPT) == ATTEMPT.name
+    assert content_of(target) == content
     assert inspect_target(target, far_plan).state == "whole"
     assert entries(target.parent) == [target.name]
 
 
 def test_its_holes_stay_holes(converted: Converted, far_plan: ConversionPlan, target: Path) -> None:
-    publish(stage(converted, far_plan), far_plan)
+    publish(stage(converted, far_plan), far_plan, ATTEMPT)
     for column in ("MODEL_DATA", "CORRECTED_DATA"):
         file = bulk_file(target, column)
         assert file.stat().st_size > 0
@@ -567,32 +572,58 @@ def test_it_is_copied_beside_the_target_under_a_hidden_name_and_synced_before_th
 ) -> None:
     staged = stage(converted, far_plan)
     recorder = Recorder(monkeypatch)
-    publish(staged, far_plan)
-    incoming = str(target.parent / f".{ATTEMPT}.incoming")
-    assert recorder.done[-3:] == [
+    publish(staged, far_plan, ATTEMPT)
+    incoming = recorder.done[0][1]
+    assert incoming.startswith(incoming_path(far_plan, ATTEMPT))
+    assert recorder.done[:4] == [
+        ("own_tree", incoming),
         ("sync_tree", incoming),
-        ("_rename", incoming),
+        ("rename", incoming),
         ("sync_path", str(target.parent)),
     ]
+
+
+def test_several_of_its_files_are_copied_at_once(
+    converted: Converted, far_plan: ConversionPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = threading.Barrier(4, timeout=30)
+    copied = []
+    copy_file = copying.copy_file
+
+    def together(source: str, target: str) -> int:
+        # The first four come to this only if none of them waits for another.
+        if len(copied) < 4:
+            copied.append(source)
+            meeting.wait()
+        return copy_file(source, target)
+
+    monkeypatch.setattr(copying, "copy_file", together)
+    publish(stage(converted, far_plan), far_plan, ATTEMPT)
+    # And the largest come first.
+    sizes = [os.path.getsize(converted.product / os.path.basename(path)) for path in copied[:4]]
+    assert min(sizes) >= os.path.getsize(bulk_file(converted.product, "WEIGHT_SPECTRUM"))
 
 
 def test_it_is_not_published_twice_and_leaves_no_copy(
     converted: Converted, far_plan: ConversionPlan, target: Path
 ) -> None:
-    assert publish(stage(converted, far_plan, "first"), far_plan) is True
-    assert publish(stage(converted, far_plan, "second"), far_plan) is False
+    assert publish(stage(converted, far_plan), far_plan, ATTEMPT) == ATTEMPT.name
+    assert publish(stage(converted, far_plan, SECOND), far_plan, SECOND) == ATTEMPT.name
     assert entries(target.parent) == [target.name]
 
 
-def test_it_is_copied_afresh_over_the_leftovers_of_a_killed_copy(
+def test_it_is_copied_afresh_and_the_leftovers_of_a_killed_copy_go_with_its_attempt(
     converted: Converted, far_plan: ConversionPlan, target: Path
 ) -> None:
-    leftover = target.parent / f".{ATTEMPT}.incoming"
+    leftover = target.parent / f".{ATTEMPT.name}.incoming"
     leftover.mkdir(parents=True)
     (leftover / "table.dat").write_bytes(b"half")
     (leftover / "stray").write_bytes(b"x")
-    publish(stage(converted, far_plan), far_plan)
-    assert content_of(target) == content_of(converted.product)
+    staged = stage(converted, far_plan)
+    content = content_of(Path(staged))
+    publish(staged, far_plan, ATTEMPT)
+    remove_attempt(far_plan, ATTEMPT)
+    assert content_of(target) == content
     assert entries(target.parent) == [target.name]
 
 
@@ -601,7 +632,7 @@ def test_its_copy_is_removed_when_something_else_is_in_the_way(
 ) -> None:
     before = state_of(obstacle)
     with pytest.raises(TargetOccupiedError):
-        publish(stage(converted, far_plan), far_plan)
+        publish(stage(converted, far_plan), far_plan, ATTEMPT)
     assert state_of(obstacle) == before
     assert entries(obstacle.parent) == [obstacle.name]
 
@@ -610,7 +641,7 @@ def test_replacing_what_is_in_the_way_leaves_no_trace_of_it(
     converted: Converted, far_plan: ConversionPlan, obstacle: Path
 ) -> None:
     plan = dataclasses.replace(far_plan, on_existing="replace")
-    assert publish(stage(converted, plan), plan) is True
+    assert publish(stage(converted, plan), plan, ATTEMPT) == ATTEMPT.name
     assert inspect_target(obstacle, plan).state == "whole"
     assert entries(obstacle.parent) == [obstacle.name]
 
@@ -638,11 +669,54 @@ def test_a_copy_that_fails_half_way_leaves_nothing(
 
     monkeypatch.setattr(os, "copy_file_range", never)
     monkeypatch.setattr(os, "sendfile", full_after_a_while)
+    content = content_of(Path(staged))
     with pytest.raises(OSError) as caught:
-        publish(staged, far_plan)
+        publish(staged, far_plan, ATTEMPT)
     assert caught.value.errno == errno.ENOSPC
-    assert entries(target.parent) == []
-    assert content_of(Path(staged)) == content_of(converted.product)
+    assert not target.parents[2].exists()
+    assert content_of(Path(staged)) == content
+
+
+def test_when_the_last_step_runs_twice_at_once_no_half_copy_is_published(
+    converted: Converted,
+    far_plan: ConversionPlan,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The second begins to copy when the first has all of its copy on stable storage.
+    staged = stage(converted, far_plan)
+    sync_tree, copy_file = committing.sync_tree, copying.copy_file
+    half_way, go_on = threading.Event(), threading.Event()
+    ended: list[object] = []
+
+    def publish_again() -> None:
+        try:
+            ended.append(publish(staged, far_plan, ATTEMPT))
+        except OSError as error:
+            ended.append(error)
+
+    second = threading.Thread(target=publish_again)
+
+    def then_the_second_begins(directory: str) -> None:
+        sync_tree(directory)
+        if second.ident is None:
+            monkeypatch.setattr(copying, "copy_file", slow_copy)
+            second.start()
+            half_way.wait(1)
+
+    def slow_copy(source: str, target: str) -> int:
+        half_way.set()
+        go_on.wait(30)
+        return copy_file(source, target)
+
+    monkeypatch.setattr(committing, "sync_tree", then_the_second_begins)
+    try:
+        publish(staged, far_plan, ATTEMPT)
+        assert inspect_target(target, far_plan).state == "whole"
+    finally:
+        go_on.set()
+        second.join(30)
+    assert inspect_target(target, far_plan).state == "whole"
 
 
 # ---------------------------------------------------------------------------------- two at a time
@@ -650,75 +724,297 @@ def test_a_copy_that_fails_half_way_leaves_nothing(
 ROUNDS = 8
 
 
-def publish_rounds(
-    plans: list[ConversionPlan], staged: list[str], barrier: Any, results: Any
-) -> None:
+def publish_rounds(plans: list[ConversionPlan], staged: list[str], name: str) -> list[str]:
     """Publish one product after the other, each at the same moment as the other process."""
+    os.fsync = lambda _: None
     said = []
     for plan, product in zip(plans, staged, strict=True):
-        barrier.wait(60)
-        said.append(publish(product, plan))
-    results.put(said)
+        meet()
+        said.append(publish(product, plan, attempt_called(name)))
+    return said
 
 
-def test_of_two_processes_that_publish_the_same_plan_exactly_one_does(
-    converted: Converted, tmp_path: Path, in_memory: Path
+@pytest.mark.parametrize("on_existing", ["skip", "replace"])
+def test_of_two_processes_that_publish_the_same_plan_one_has_its_product_there(
+    converted: Converted, tmp_path: Path, in_memory: Path, on_existing: OnExisting
 ) -> None:
-    plans = [
-        plan_into(
-            converted,
-            tmp_path / f"out{number}",
-            # Every second product has to be copied to the output's file system first.
-            **({"staging_root": str(in_memory / f"{number}")} if number % 2 else {}),
-        )
-        for number in range(ROUNDS)
-    ]
-    # A new interpreter each: a fork would share the locks of this one's libraries.
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(2), context.Queue()
-    racers = [
-        context.Process(
-            target=publish_rounds,
-            args=(plans, [stage(converted, plan, name) for plan in plans], barrier, results),
-        )
-        for name in ("one", "two")
-    ]
-    for racer in racers:
-        racer.start()
-    try:
-        said = [results.get(timeout=60) for _ in racers]
-    finally:
-        for racer in racers:
-            racer.join(10)
-            racer.kill()
-    assert [sorted(pair) for pair in zip(*said, strict=True)] == [[False, True]] * ROUNDS
-    for plan in plans:
-        target = Path(plan.target)
-        assert inspect_target(target, plan).state == "whole"
-        assert entries(target.parent) == [target.name]
+    plans = []
+    for number in range(ROUNDS):
+        output = tmp_path / f"out{number}"
+        tiers = propose_tiers(str(output))
+        if number % 2:
+            # It has to be copied to the output's file system first.
+            tiers = (Tier(name="tmpfs", root=str(in_memory / f"{number}")), *tiers)
+        plans.append(plan_into(converted, output, tiers=tiers, on_existing=on_existing))
+    one, two = side_by_side(
+        publish_rounds,
+        *(
+            (plans, [stage(converted, plan, attempt_called(name)) for plan in plans], name)
+            for name in ("one", "two")
+        ),
+    )
+    for plan, *said in zip(plans, one, two, strict=True):
+        found = inspect_target(Path(plan.target), plan)
+        assert found.state == "whole"
+        if on_existing == "skip":
+            # The second is told of the first.
+            assert said == [found.attempt, found.attempt]
+        else:
+            # Both were there, one after the other.
+            assert said == ["one", "two"]
+        assert found.attempt in ("one", "two")
+        assert entries(Path(plan.target).parent) == [Path(plan.target).name]
+
+
+# -------------------------------------------------------------------------- what others do meanwhile
+
+
+def remove_the_day(target: Path) -> None:
+    target.parent.rmdir()
+
+
+def remove_day_and_kind(target: Path) -> None:
+    target.parent.rmdir()
+    target.parent.parent.rmdir()
+
+
+@pytest.mark.parametrize("removed", [remove_the_day, remove_day_and_kind])
+def test_directories_that_vanish_before_the_rename_are_made_again(
+    converted: Converted,
+    plan: ConversionPlan,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    removed: Callable[[Path], None],
+) -> None:
+    # Another attempt made them too, failed, and took them away.
+    sync_tree, removals = committing.sync_tree, [removed]
+
+    def vanishing(directory: str) -> None:
+        sync_tree(directory)
+        while removals:
+            removals.pop()(target)
+
+    monkeypatch.setattr(committing, "sync_tree", vanishing)
+    assert publish(stage(converted, plan), plan, ATTEMPT) == ATTEMPT.name
+    assert inspect_target(target, plan).state == "whole"
+
+
+@pytest.mark.parametrize("step", ["_place", "own_tree"])
+def test_directories_that_vanish_as_soon_as_they_are_made_are_made_again(
+    converted: Converted,
+    plan: ConversionPlan,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    function, removals = getattr(committing, step), [target]
+
+    def vanishing(*arguments: Any) -> Any:
+        while removals:
+            remove_the_day(removals.pop())
+        return function(*arguments)
+
+    monkeypatch.setattr(committing, step, vanishing)
+    assert publish(stage(converted, plan), plan, ATTEMPT) == ATTEMPT.name
+
+
+def test_a_staged_product_that_vanishes_before_the_rename_is_an_error(
+    converted: Converted, plan: ConversionPlan, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The attempt was given up meanwhile.
+    monkeypatch.setattr(committing, "sync_tree", shutil.rmtree)
+    with pytest.raises(FileNotFoundError):
+        publish(stage(converted, plan), plan, ATTEMPT)
+    assert not target.parent.exists()
+
+
+def test_directories_that_others_have_filled_meanwhile_stay(
+    converted: Converted, plan: ConversionPlan, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = target.parent / "2025-10-05T03:17:15.ms"
+
+    def fill_and_refuse(*_: object) -> None:
+        other.mkdir()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(committing, "rename", fill_and_refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        publish(stage(converted, plan), plan, ATTEMPT)
+    assert entries(target.parent) == [other.name]
+
+
+# ------------------------------------------------------------- replacing where nothing is exchanged
+
+
+@pytest.fixture
+def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that has no flags for renames."""
+    monkeypatch.setattr(committing, "_libc", NoRenameat2(errno.EINVAL))
+
+
+@pytest.mark.usefixtures("without_exchange")
+def test_a_product_that_could_be_replaced_only_with_a_gap_is_left_as_it_is(
+    converted: Converted, plan: ConversionPlan, published: Path
+) -> None:
+    plan = dataclasses.replace(plan, on_existing="replace")
+    staged = stage(converted, plan, SECOND)
+    before = state_of(published), state_of(Path(staged))
+    with pytest.raises(ExchangeError) as caught:
+        publish(staged, plan, SECOND)
+    assert (caught.value.code, caught.value.path) == ("no-exchange", str(published))
+    assert "--allow-gap" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (state_of(published), state_of(Path(staged))) == before
+
+
+@pytest.mark.usefixtures("without_exchange")
+def test_a_gap_is_allowed_on_request_and_nothing_is_left_of_the_old_product(
+    converted: Converted, plan: ConversionPlan, obstacle: Path
+) -> None:
+    plan = publishing_with(dataclasses.replace(plan, on_existing="replace"), allow_gap=True)
+    staged = stage(converted, plan, SECOND)
+    assert publish(staged, plan, SECOND) == SECOND.name
+    assert inspect_target(obstacle, plan) == Found(state="whole", attempt=SECOND.name)
+    assert entries(obstacle.parent) == [obstacle.name]
+    assert not os.path.lexists(staged)
+
+
+@pytest.mark.usefixtures("without_exchange")
+def test_the_old_product_comes_back_when_the_new_one_cannot_be_moved_in(
+    converted: Converted, plan: ConversionPlan, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = publishing_with(dataclasses.replace(plan, on_existing="replace"), allow_gap=True)
+    staged = stage(converted, plan, SECOND)
+    before = state_of(published), state_of(Path(staged))
+    rename = os.rename
+    seen = []
+
+    def refused(source: str, into: str) -> None:
+        if str(source) == staged:
+            seen.append(os.path.lexists(published))
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, into)
+
+    monkeypatch.setattr(os, "rename", refused)
+    with pytest.raises(OSError, match="Input/output"):
+        publish(staged, plan, SECOND)
+    assert seen == [False]
+    assert (state_of(published), state_of(Path(staged))) == before
+    assert entries(published.parent) == [published.name]
+
+
+@pytest.mark.usefixtures("without_exchange")
+def test_a_kill_in_the_gap_is_mended_by_the_sweep(
+    converted: Converted, plan: ConversionPlan, published: Path
+) -> None:
+    plan = publishing_with(dataclasses.replace(plan, on_existing="replace"), allow_gap=True)
+    before = content_of(published)
+    child = os.fork()
+    if child == 0:
+        # Nothing but a rename and a kill is done here, so the fork does no harm.
+        try:
+            mine = attempt_called("killed")
+            open_attempt(plan, mine)
+            committing.sync_path = lambda _: os.kill(os.getpid(), 9)
+            committing._replace_with_gap("nowhere", published, replaced_path(plan, mine))
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 9
+    assert not published.exists()
+    sweep(plan.home_root)
+    assert content_of(published) == before
+    assert entries(Path(plan.publication.output_dir)) == ["science"]
+    assert entries(published.parent) == [published.name]
+
+
+# ------------------------------------------------------------------------------- for a long time
+
+CYCLES = 100
+
+
+def small_product(plan: ConversionPlan, number: int) -> str:
+    """A product of an attempt that is open, as small as can be."""
+    product = Path(find_attempt(plan, attempt_called(f"{number}")).directory, "product.ms")
+    write_blocks(product / "table.f1", 1)
+    write_blocks(product / "SOURCE" / "table.dat", 1)
+    (product / MANIFEST_NAME).write_text(json.dumps({"attempt": f"{number}"}))
+    return str(product)
+
+
+def test_hundreds_of_publications_leave_no_file_and_no_descriptor(
+    tmp_path: Path, in_memory: Path
+) -> None:
+    near = bare_plan(tmp_path / "out")
+    far = bare_plan(tmp_path / "out", Tier(name="tmpfs", root=str(in_memory / "staging")))
+    open_files = open_descriptors()
+    for number in range(3 * CYCLES):
+        plan = dataclasses.replace((near, far)[number % 2], on_existing="replace")
+        if number % 3 == 0:
+            # A failure in between: what stands there is not of this plan.
+            plan = dataclasses.replace(plan, on_existing="fail")
+        attempt = attempt_called(f"{number}")
+        open_attempt(plan, attempt)
+        occupied = os.path.exists(plan.target)
+        if occupied and plan.on_existing == "fail":
+            with pytest.raises(TargetOccupiedError):
+                publish(small_product(plan, number), plan, attempt)
+        else:
+            assert publish(small_product(plan, number), plan, attempt) == f"{number}"
+        remove_attempt(plan, attempt)
+    assert open_descriptors() == open_files
+    assert entries(tmp_path / "out") == ["science"]
+    assert entries(in_memory) == []
+    target = Path(near.target)
+    assert entries(target.parent) == [target.name]
+    assert entries(target) == ["SOURCE", MANIFEST_NAME, "table.f1"]
+    assert allocated_bytes(str(tmp_path)) < 4 * 4096
 
 
 # ------------------------------------------------------------------------------------- the manifest
 
 
-def test_the_manifest_says_what_the_product_was_made_from(
+def test_the_manifest_says_what_the_product_was_made_from_and_how(
     converted: Converted, published: Path
 ) -> None:
     manifest = read_manifest(published)
     assert manifest is not None
     plan = converted.plan
+    assert manifest["manifest_version"] == MANIFEST_VERSION == 2
     assert manifest["plan_hash"] == plan.plan_hash
     assert manifest["group"] == plan.group_id
     assert (manifest["kind"], manifest["start_mjd"]) == ("science", plan.start_mjd)
     assert manifest["windows"] == {"sb02": 0, "sb01": 1, "sb00": 2}
     assert (manifest["missing"], manifest["unreadable"]) == ([], [])
     assert manifest["options"] == dataclasses.asdict(plan.options)
-    assert (manifest["mode"], manifest["tier"]) == ("direct-serial", "destination")
+    assert manifest["mode"] == "direct-serial"
+    assert (manifest["tier_proposed"], manifest["tier"]) == ("destination", "destination")
+    assert manifest["tier_reason"].count("MB") == 2
+    assert manifest["attempt"] == MADE_IT
+    assert manifest["software"].keys() >= {"python", "contimg-dask", "pyuvdata", "python-casacore"}
+    assert manifest["seconds"].keys() >= {"wait", "rows", "parts", "reduce", "verify"}
     assert [entry["subband"] for entry in manifest["inputs"]] == ["sb02", "sb01", "sb00"]
     for entry, subband in zip(manifest["inputs"], plan.subbands, strict=True):
         assert entry["path"] == subband.header.path
         assert entry["size_bytes"] == os.stat(entry["path"]).st_size
+        assert entry["mtime_ns"] == os.stat(entry["path"]).st_mtime_ns
         assert entry["start_jd"] == plan.start_jd
+
+
+def test_the_manifest_says_of_each_subband_what_was_counted(
+    converted: Converted, published: Path
+) -> None:
+    manifest = read_manifest(published)
+    assert manifest is not None
+    assert list(manifest["subbands"]) == ["sb02", "sb01", "sb00"]
+    with tables.table(str(published), ack=False) as table:
+        flags = table.getcol("FLAG").reshape(3, -1)
+    for facts, flagged, subband in zip(
+        manifest["subbands"].values(), flags, converted.plan.subbands, strict=True
+    ):
+        assert facts["rows"] == subband.header.rows
+        assert facts["values_flagged"] == flagged.sum()
+        assert facts["values_zeroed"] == 0
+        assert facts["checksums"].keys() == {"DATA", "WEIGHT_SPECTRUM", "FLAG"}
 
 
 def test_the_windows_in_the_manifest_are_those_of_the_table(published: Path) -> None:
@@ -727,6 +1023,178 @@ def test_the_windows_in_the_manifest_are_those_of_the_table(published: Path) -> 
     with tables.table(str(published / "SPECTRAL_WINDOW"), ack=False) as windows:
         in_table = {windows.getcell("NAME", row): row for row in range(windows.nrows())}
     assert manifest["windows"] == in_table
+
+
+# --------------------------------------------------------------- manifests of other versions
+
+
+def of_version_1(product: Path, plan: ConversionPlan) -> None:
+    """Write the manifest as version 1 had it, by hand: nothing of it was made by this version."""
+    rows = plan.subbands[0].header.rows
+    manifest = {
+        "manifest_version": 1,
+        "group": plan.group_id,
+        "kind": "science",
+        "start_mjd": plan.start_mjd,
+        "plan_hash": plan.plan_hash,
+        "inputs": [
+            {
+                "subband": f"sb{2 - position:02d}",
+                "path": subband.header.path,
+                "size_bytes": subband.header.size_bytes,
+                "mtime_ns": subband.header.mtime_ns,
+                "start_jd": subband.header.start_jd,
+            }
+            for position, subband in enumerate(plan.subbands)
+        ],
+        "windows": {"sb02": 0, "sb01": 1, "sb00": 2},
+        "missing": [],
+        "unreadable": [],
+        "options": {
+            "telescope_name": "DSA_110",
+            "imaging_columns": "zero",
+            "phase_centre": "auto",
+            "spw": "subband",
+        },
+        "geometry": {
+            "subbands": 3,
+            "subband_rows": rows,
+            "channels": 4,
+            "products": 2,
+            "imaging_columns": True,
+            "spw": "subband",
+        },
+        "mode": "direct-parallel",
+        "tier": "destination",
+        "software": {"python": "3.11.7", "contimg-dask": "0.1.0"},
+        "attempt": "2025-10-05T03:12:06.1.5e6f7a8b",
+        "node": "lxd110h03",
+        "seconds": {"wait": 0.0012, "rows": 0.4, "parts": 2.5, "reduce": 0.02, "verify": 0.1},
+        "notes": [],
+        "subbands": {
+            f"sb{number:02d}": {
+                "rows": rows,
+                "values_flagged": 0,
+                "values_not_finite": 0,
+                "reader": "direct",
+            }
+            for number in (2, 1, 0)
+        },
+    }
+    (product / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def test_a_product_of_version_1_is_known(plan: ConversionPlan, published: Path) -> None:
+    of_version_1(published, plan)
+    manifest = read_manifest(published)
+    assert manifest is not None
+    assert why_not_understood(manifest) is None
+    assert fault_of_product(published, manifest) is None
+    assert inspect_target(published, plan) == Found(
+        state="whole", attempt="2025-10-05T03:12:06.1.5e6f7a8b"
+    )
+    index = StartIndex(Path(plan.publication.output_dir))
+    assert index.find(plan.start_mjd, (published.parent.name,)) == published
+
+
+def test_a_product_of_version_1_is_not_published_again(
+    converted: Converted, plan: ConversionPlan, published: Path
+) -> None:
+    of_version_1(published, plan)
+    before = state_of(published)
+    found = publish(stage(converted, plan, SECOND), plan, SECOND)
+    assert found == "2025-10-05T03:12:06.1.5e6f7a8b"
+    assert state_of(published) == before
+
+
+def test_a_product_of_version_1_that_is_damaged_is_told(
+    plan: ConversionPlan, published: Path
+) -> None:
+    of_version_1(published, plan)
+    os.truncate(bulk_file(published, "DATA"), 100)
+    assert fault_of_product(published, read_manifest(published)) == "its DATA is missing or short"
+
+
+@pytest.mark.parametrize("version", [3, 0, -1, None, "2", 2.5])
+def test_a_manifest_of_a_version_unknown_here_gets_one_clear_line(
+    published: Path, version: Any
+) -> None:
+    change_manifest(published, manifest_version=version)
+    manifest = read_manifest(published)
+    assert manifest is not None
+    for line in (why_not_understood(manifest), fault_of_product(published, manifest)):
+        assert line is not None
+        assert f"version {version}" in line
+        assert "up to 2" in line
+        assert "\n" not in line
+
+
+def test_a_whole_product_has_no_fault(published: Path) -> None:
+    assert fault_of_product(published, read_manifest(published)) is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("geometry", ...),
+        ("geometry", {}),
+        ("geometry", {"subbands": 3}),
+        ("geometry", []),
+        ("inputs", ...),
+        ("inputs", {}),
+    ],
+)
+def test_a_manifest_that_lacks_what_is_needed_is_a_fault(
+    published: Path, entry: str, value: Any
+) -> None:
+    change_manifest(published, **{entry: value})
+    fault = fault_of_product(published, read_manifest(published))
+    assert fault == "its manifest lacks its geometry or its inputs"
+
+
+BY_ITSELF = [spoil for spoil in BROKEN if "hash" not in spoil.__name__]
+"""What shows without a plan to hold the product against."""
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("channels", "4"), ("subband_rows", None), ("products", 0), ("subbands", 3.0), ("spw", "x")],
+)
+def test_a_manifest_with_a_geometry_that_is_none_is_a_fault(
+    published: Path, entry: str, value: Any
+) -> None:
+    manifest = read_manifest(published)
+    assert manifest is not None
+    change_manifest(published, geometry=manifest["geometry"] | {entry: value})
+    assert fault_of_product(published, read_manifest(published)) is not None
+
+
+@pytest.mark.parametrize("spoil", BY_ITSELF, ids=[spoil.__name__ for spoil in BY_ITSELF])
+def test_a_product_that_is_not_whole_by_its_own_manifest_is_told(
+    published: Path, spoil: Callable[[Path], None]
+) -> None:
+    spoil(published)
+    fault = fault_of_product(published, read_manifest(published))
+    assert fault
+    assert "\n" not in fault
+
+
+def test_published_products_are_listed_by_kind_date_and_id(tmp_path: Path) -> None:
+    listed = [
+        "science/2025-10-04/2025-10-04T23:59:59.ms",
+        "science/2025-10-05/2025-10-05T03:12:06.ms",
+        "science/2025-10-05/2025-10-05T03:17:15.ms",
+        "calibrators/2025-10-05/2025-10-05T03:00:00.ms",
+    ]
+    others = [
+        "science/2025-10-05/.a.incoming",
+        "science/2025-10-05/.hidden.ms",
+        "failed/2025-10-05/2025-10-05T03:20:00.ms",
+        ".contimg-staging/a/product.ms",
+    ]
+    for path in others + listed[::-1]:
+        (tmp_path / path).mkdir(parents=True)
+    assert published_products(tmp_path) == [tmp_path / path for path in listed]
 
 
 # ------------------------------------------------------------------- products of the same start
@@ -796,63 +1264,5 @@ def test_manifests_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = product_at(tmp_path, "science/2025-10-05/a.ms", {"start_mjd": START_MJD})
     index = StartIndex(tmp_path)
     assert index.find(START_MJD + 1, ("2025-10-05",)) is None
-    monkeypatch.setattr(publishing, "read_manifest", None)
+    monkeypatch.setattr(targets, "read_manifest", None)
     assert index.find(START_MJD, ("2025-10-05",)) == path
-
-
-# ------------------------------------------------------------------------------- records of failure
-
-ID = "2025-10-05T03:12:06"
-
-
-def failure(group_id: str = ID, code: str = "truncated") -> GroupRecord:
-    return GroupRecord(
-        id=group_id,
-        start_mjd=None,
-        present=(0,),
-        missing=(1,),
-        outcome="failed",
-        reason=Reason(code=code, text="/in/sb01: cut"),
-    )
-
-
-def test_a_failed_group_leaves_a_record_with_its_reason_and_its_files(tmp_path: Path) -> None:
-    write_failed_record(tmp_path, failure(), ["/in/sb00", "/in/sb01"])
-    path = tmp_path / "failed/2025-10-05/2025-10-05T03:12:06.json"
-    document = json.loads(path.read_text())
-    assert document["schema"] == 1
-    assert (document["id"], document["outcome"]) == (ID, "failed")
-    assert document["reason"] == {"code": "truncated", "text": "/in/sb01: cut"}
-    assert document["inputs"] == ["/in/sb00", "/in/sb01"]
-    assert entries(path.parent) == [path.name]
-
-
-def test_a_later_failure_replaces_the_record(tmp_path: Path) -> None:
-    write_failed_record(tmp_path, failure(), [])
-    write_failed_record(tmp_path, failure(code="no-space"), [])
-    path = failed_record_path(tmp_path, ID)
-    assert json.loads(path.read_text())["reason"]["code"] == "no-space"
-    assert entries(path.parent) == [path.name]
-
-
-def test_the_record_goes_with_the_directories_it_leaves_empty(tmp_path: Path) -> None:
-    write_failed_record(tmp_path, failure(), [])
-    remove_failed_record(tmp_path, ID)
-    assert entries(tmp_path) == []
-
-
-@pytest.mark.parametrize("other", ["2025-10-05T03:17:15", "2025-10-06T03:17:15"])
-def test_other_records_stay(tmp_path: Path, other: str) -> None:
-    write_failed_record(tmp_path, failure(), [])
-    write_failed_record(tmp_path, failure(other), [])
-    remove_failed_record(tmp_path, ID)
-    assert not failed_record_path(tmp_path, ID).exists()
-    assert failed_record_path(tmp_path, other).is_file()
-    assert len(list((tmp_path / "failed").iterdir())) == 1
-
-
-def test_no_record_is_nothing_to_remove(tmp_path: Path) -> None:
-    remove_failed_record(tmp_path, ID)
-    (tmp_path / "failed" / "2025-10-05").mkdir(parents=True)
-    remove_failed_record(tmp_path, "2025-10-05T23:59:59")
-    assert entries(tmp_path) in ([], ["failed"])

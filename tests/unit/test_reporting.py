@@ -13,12 +13,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from contimg_dask import cli_convert
+from contimg_dask.batch import Ran
+from contimg_dask.errors import ClusterError, ContimgError
 from contimg_dask.model import GroupRecord, OutcomeName, Reason, UnreadableFile
 from contimg_dask.reporting import OUTCOMES, exit_code, report, sort_records
 
 GROUP_KEYS = {
     "id", "start_mjd", "present", "missing", "outcome", "reason", "path", "bytes_in", "bytes_out",
-    "mode", "tier", "node", "attempts", "seconds", "unreadable", "notes",
+    "mode", "tier", "tier_proposed", "tier_reason", "node", "attempts", "seconds", "unreadable",
+    "notes",
 }  # fmt: skip
 
 
@@ -97,6 +100,8 @@ def test_a_group_in_the_report_is_its_record_in_plain_json() -> None:
         bytes_in=12,
         mode="direct-parallel",
         tier="destination",
+        tier_proposed="tmpfs",
+        tier_reason="tmpfs is too full (3 MB needed, 1 MB to use); 3 MB needed, 9 MB to use",
         node="lxd110h01",
         attempts=2,
         seconds={"parts": 1.5, "total": 2.0},
@@ -117,6 +122,8 @@ def test_a_group_in_the_report_is_its_record_in_plain_json() -> None:
         "bytes_out": 0,
         "mode": "direct-parallel",
         "tier": "destination",
+        "tier_proposed": "tmpfs",
+        "tier_reason": "tmpfs is too full (3 MB needed, 1 MB to use); 3 MB needed, 9 MB to use",
         "node": "lxd110h01",
         "attempts": 2,
         "seconds": {"parts": 1.5, "total": 2.0},
@@ -150,13 +157,13 @@ class Conversion:
         self.records = records(*outcomes)
         self.end = end
 
-    def __call__(self, groups: Any, request: Any, *, on_record: Any, **_: Any) -> float:
+    def __call__(self, groups: Any, request: Any, *, on_record: Any, **_: Any) -> Ran:
         del groups, request
         for made in self.records:
             on_record(made)
         if self.end is not None:
             raise self.end
-        return 0.0
+        return Ran(startup_s=0.5, handed_over=3, hand_overs_failed=2)
 
 
 def run_convert(conversion: Conversion, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
@@ -187,6 +194,29 @@ def test_the_command_ends_with_the_code_and_prints_one_json_document(
     document = json.loads(done.stdout)
     assert document["counts"]["groups"] == len(conversion.records)
     assert "traceback" not in done.stderr.lower()
+    if conversion.end is None:
+        assert document["hand_overs"] == {"done": 3, "failed": 2}
+        assert document["seconds"]["startup"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ClusterError("no Dask scheduler answers there"), 1),
+    ],
+)
+def test_what_ends_the_command_is_one_line_after_what_was_known(
+    error: ContimgError, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversion = Conversion(["skipped"] if code == 1 else [], error)
+    done = run_convert(conversion, monkeypatch, str(tmp_path), str(tmp_path), "--json")
+    assert done.exit_code == code
+    *before, last = done.stderr.splitlines()
+    assert last == f"contimg-dask: {error}"
+    if code == 1:
+        assert json.loads(done.stdout)["counts"]["skipped"] == 1
+    else:
+        assert (done.stdout, before) == ("", [])
 
 
 @pytest.mark.parametrize(
@@ -198,6 +228,10 @@ def test_the_command_ends_with_the_code_and_prints_one_json_document(
         ["--on-existing", "overwrite"],
         ["--expected-subbands", "0"],
         ["--min-subbands", "17"],
+        ["--kind", "satellite"],
+        ["--mode", "rw-rw-r--"],
+        ["--mode", "444"],
+        ["--tmpfs-budget", "some"],
     ],
 )
 def test_wrong_use_ends_with_2_and_a_line_on_standard_error(

@@ -119,6 +119,19 @@ def test_a_file_that_is_not_toml_is_an_error_with_its_path(tmp_path: Path, conte
         ('dashboard_address = "8787"', ["dashboard_address", "HOST:PORT"]),
         ('dashboard_address = "localhost:99999"', ["dashboard_address", "HOST:PORT"]),
         ("phase_centre = []", ["phase_centre", "auto | meridian | keep"]),
+        ('tmpfs_budget = "half"', ["tmpfs_budget", "4GiB", "or none"]),
+        ('tmpfs_budget = "0B"', ["tmpfs_budget", "4GiB"]),
+        ("product_mode = 664", ["product_mode is 664", "octal", "664"]),
+        ('product_mode = "rw-rw-r--"', ['product_mode is "rw-rw-r--"', "octal"]),
+        ('product_mode = "2775"', ["product_mode", "octal"]),
+        ('product_mode = "468"', ["product_mode", "octal"]),
+        ('product_mode = "444"', ["product_mode", "u=rw at least"]),
+        ('product_group = ""', ["product_group", "not empty"]),
+        ('on_published = ""', ["on_published", "not empty"]),
+        ("on_published_timeout_s = 0", ["on_published_timeout_s is 0", "at least 1"]),
+        ("on_published_timeout_s = 0.5", ["on_published_timeout_s is 0.5"]),
+        ('event_log = "events"', ['event_log is "events"', "an absolute path"]),
+        ("keep_failed = 1", ["keep_failed is 1", "true | false"]),
     ],
 )
 def test_a_wrong_line_in_the_file_is_refused_with_file_key_value_and_what_is_allowed(
@@ -146,6 +159,15 @@ def test_a_wrong_line_in_the_file_is_refused_with_file_key_value_and_what_is_all
         ("IMAGING_COLUMNS", "none", "none"),
         ("SCHEDULER", "tls://10.0.0.1:8786", "tls://10.0.0.1:8786"),
         ("DASHBOARD_ADDRESS", "[::1]:8787", "[::1]:8787"),
+        ("TMPFS_BUDGET", "20GB", "20GB"),
+        ("PRODUCT_MODE", "0664", "0664"),
+        ("PRODUCT_GROUP", "observers", "observers"),
+        ("ALLOW_GAP", "yes", True),
+        ("KEEP_FAILED", "on", True),
+        ("ON_PUBLISHED", "archive --now", "archive --now"),
+        ("ON_PUBLISHED", "none", None),
+        ("ON_PUBLISHED_TIMEOUT_S", "20", 20),
+        ("EVENT_LOG", "/var/log/contimg.ndjson", "/var/log/contimg.ndjson"),
     ],
 )
 def test_environment_variables_are_read_by_the_type_of_the_field(
@@ -193,6 +215,16 @@ def test_relative_paths_are_from_the_working_directory_on_the_command_line_only(
     assert loaded.settings.scratch_dir == str(empty_working_directory / "ssd")
     with pytest.raises(UsageError, match="absolute path"):
         load_settings({}, environ={"CONTIMG_DASK_SCRATCH_DIR": "ssd"})
+    loaded = load_settings({"event_log": "events"}, environ={})
+    assert loaded.settings.event_log == str(empty_working_directory / "events")
+
+
+def test_an_option_with_a_name_of_its_own_is_named_as_people_give_it() -> None:
+    loaded = load_settings({"product_mode": "640", "product_group": "observers"}, environ={})
+    assert loaded.origins["product_mode"] == "option --mode"
+    assert loaded.origins["product_group"] == "option --group"
+    with pytest.raises(UsageError, match="option --mode"):
+        load_settings({"product_mode": "9"}, environ={})
 
 
 def test_describe_lists_every_setting_with_value_origin_and_help() -> None:
@@ -259,7 +291,7 @@ def test_the_module_loads_no_numerical_library_before_the_environment_is_set() -
         "import contimg_dask.settings\n"
         "print(sorted({'numpy', 'h5py', 'casacore', 'dask', 'astropy'} & set(sys.modules)))\n"
     )
-    directory = str(Path(settings.__file__).parent)
+    directory = str(Path(settings.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", program, directory], capture_output=True, text=True, check=True
     )

@@ -1,6 +1,6 @@
-"""Every setting of the program, in one frozen object that is read at the edge and passed down.
+"""Read settings from file, environment and command line, and check them.
 
-This is the only module that looks at environment variables.
+Only this package looks at environment variables.
 """
 
 from __future__ import annotations
@@ -9,27 +9,16 @@ import os
 import re
 import tomllib
 import types
-from collections.abc import Mapping, MutableMapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from contimg_dask.errors import UsageError
-from contimg_dask.model import ImagingColumns, OnExisting, PhaseCentre, SpectralWindows
+from contimg_dask.settings.fields import Settings
 
 ENVIRONMENT_PREFIX = "CONTIMG_DASK_"
 CONFIG_VARIABLE = "CONTIMG_DASK_CONFIG"
-
-# One thread per process everywhere: workers fill the cores by number, and casacore and HDF5 are
-# not thread-safe. Input may lie on a network file system without locks, and is only ever read.
-PROCESS_ENVIRONMENT: Mapping[str, str] = types.MappingProxyType(
-    {
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "HDF5_USE_FILE_LOCKING": "FALSE",
-    }
-)
 
 _SIZE_UNITS = {
     unit: factor
@@ -37,6 +26,7 @@ _SIZE_UNITS = {
     for unit, factor in ((f"{letter}B", 1000**power), (f"{letter}iB", 1024**power))
 } | {"B": 1}
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?) ?([KMGT]i?B|B)", re.ASCII)
+_MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
 _ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 
 _FORMS = {
@@ -44,96 +34,10 @@ _FORMS = {
     "path": "an absolute path",
     "size": "a size such as 4GiB",
     "address": "HOST:PORT",
+    "mode": "octal permissions with u=rw at least, such as 664",
 }
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
-
-
-def _takes(help_text: str, **limits: Any) -> dict[str, Any]:
-    """Say of a field what it is for (its line in ``config show``) and what values it takes."""
-    return {"help": help_text, **limits}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What can be chosen; the meaning of each field stands beside it and in ``config show``.
-
-    Notes
-    -----
-    The constructor checks nothing: values from outside come in by `load_settings`, which does.
-    """
-
-    expected_subbands: int = field(
-        default=16, metadata=_takes("subbands of a complete group", minimum=1)
-    )
-    min_subbands: int | None = field(
-        default=None,
-        metadata=_takes(
-            "convert a group with at least this many subbands; none: all expected", minimum=1
-        ),
-    )
-    workers: int | None = field(
-        default=None,
-        metadata=_takes("worker processes of the embedded cluster; none: one per core", minimum=1),
-    )
-    scheduler: str | None = field(
-        default=None,
-        metadata=_takes("address of a running Dask scheduler; none: an embedded cluster"),
-    )
-    direct_ms: bool = field(
-        default=True,
-        metadata=_takes("write subbands straight into the product, without parts to concatenate"),
-    )
-    parallel_subband: bool = field(
-        default=True, metadata=_takes("spread the subbands of a group over the workers")
-    )
-    on_existing: OnExisting = field(
-        default="skip", metadata=_takes("what to do when the product is already there")
-    )
-    telescope_name: str = field(
-        default="DSA_110",
-        metadata=_takes("TELESCOPE_NAME of the product; CASA's listobs knows OVRO_MMA"),
-    )
-    imaging_columns: ImagingColumns = field(
-        default="zero",
-        metadata=_takes("MODEL_DATA zero, CORRECTED_DATA zero or a copy of DATA; none: neither"),
-    )
-    phase_centre: PhaseCentre = field(
-        default="auto",
-        metadata=_takes("meridian of each integration, or the tracked centre; auto: as it came"),
-    )
-    max_readers: int | None = field(
-        default=None,
-        metadata=_takes("processes of a node reading one input device; none: no bound", minimum=1),
-    )
-    spw: SpectralWindows = field(
-        default="subband", metadata=_takes("a spectral window per subband, or a single one")
-    )
-    stage_to_tmpfs: bool = field(
-        default=False, metadata=_takes("write the product in memory first, then copy it out")
-    )
-    tmpfs_path: str = field(
-        default="/dev/shm",  # noqa: S108 - the mount; each attempt makes its own directory in it
-        metadata=_takes("where memory staging goes", form="path"),
-    )
-    scratch_dir: str | None = field(
-        default=None,
-        metadata=_takes("staging directory on a local disk; none: beside the product", form="path"),
-    )
-    worker_memory_limit: str = field(
-        default="4GiB",
-        metadata=_takes("memory of one worker, above which Dask restarts it", form="size"),
-    )
-    dashboard_address: str = field(
-        default="127.0.0.1:0",
-        metadata=_takes(
-            "where the dashboard listens; it has no login; port 0: any", form="address"
-        ),
-    )
-    groups_in_flight: int | None = field(
-        default=None,
-        metadata=_takes("groups at the same time per node; none: 2", minimum=1),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,23 +118,6 @@ def size_bytes(text: str) -> int:
     return int(float(found[1]) * _SIZE_UNITS[found[2]])
 
 
-def apply_process_environment(environ: MutableMapping[str, str] | None = None) -> None:
-    """Set the variables that numerical libraries read once, where the user has not set them.
-
-    Call it before numpy, h5py or casacore are imported; later it has no effect on this process,
-    only on its children.
-    """
-    environ = os.environ if environ is None else environ
-    for name, value in PROCESS_ENVIRONMENT.items():
-        environ.setdefault(name, value)
-
-
-def process_environment(environ: Mapping[str, str] | None = None) -> dict[str, str | None]:
-    """Tell what the variables of `PROCESS_ENVIRONMENT` are set to; None where unset."""
-    environ = os.environ if environ is None else environ
-    return {name: environ.get(name) for name in PROCESS_ENVIRONMENT}
-
-
 def unknown_environment(environ: Mapping[str, str] | None = None) -> list[str]:
     """List variables that look like settings of ours but are none, such as misspelt ones."""
     environ = os.environ if environ is None else environ
@@ -276,10 +163,15 @@ def _from_environment(environ: Mapping[str, str]) -> _Sourced:
 
 def _given(options: Mapping[str, object]) -> _Sourced:
     return {
-        name: (f"option --{name.replace('_', '-')}", _from_here(name, value))
+        name: (f"option {_option(name)}", _from_here(name, value))
         for name, value in options.items()
         if value is not None
     }
+
+
+def _option(name: str) -> str:
+    usual = f"--{name.replace('_', '-')}"
+    return str(_FIELDS[name].metadata.get("option", usual)) if name in _FIELDS else usual
 
 
 def _from_here(name: str, value: object) -> object:
@@ -334,6 +226,8 @@ def _well_formed(form: str | None, text: str) -> bool:
         return Path(text).is_absolute()
     if form == "size":
         return _SIZE.fullmatch(text) is not None and size_bytes(text) > 0
+    if form == "mode":
+        return _MODE.fullmatch(text) is not None and int(text, 8) & 0o600 == 0o600
     if form == "address":
         return _ADDRESS.fullmatch(text) is not None and int(text.rpartition(":")[2]) <= 65535
     return bool(text.strip())

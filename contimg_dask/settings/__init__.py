@@ -1,0 +1,33 @@
+"""Every setting of the program: what there is (`fields`) and where values come from (`loading`)."""
+
+from contimg_dask.settings.fields import Settings
+from contimg_dask.settings.loading import (
+    CONFIG_VARIABLE,
+    ENVIRONMENT_PREFIX,
+    LoadedSettings,
+    describe,
+    load_settings,
+    size_bytes,
+    unknown_environment,
+)
+from contimg_dask.settings.process import (
+    PROCESS_ENVIRONMENT,
+    apply_process_environment,
+    process_environment,
+    user_environment,
+)
+
+__all__ = [
+    "CONFIG_VARIABLE",
+    "ENVIRONMENT_PREFIX",
+    "PROCESS_ENVIRONMENT",
+    "LoadedSettings",
+    "Settings",
+    "apply_process_environment",
+    "describe",
+    "load_settings",
+    "process_environment",
+    "size_bytes",
+    "unknown_environment",
+    "user_environment",
+]

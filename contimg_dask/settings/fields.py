@@ -1,0 +1,140 @@
+"""Every setting of the program, in one frozen object that is read at the edge and passed down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from contimg_dask.model import ImagingColumns, OnExisting, PhaseCentre, SpectralWindows
+
+
+def _takes(help_text: str, **limits: Any) -> dict[str, Any]:
+    """Say of a field what it is for (its line in ``config show``) and what values it takes."""
+    return {"help": help_text, **limits}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can be chosen; the meaning of each field stands beside it and in ``config show``.
+
+    Notes
+    -----
+    The constructor checks nothing: values from outside come in by `load_settings`, which does.
+    """
+
+    expected_subbands: int = field(
+        default=16, metadata=_takes("subbands of a complete group", minimum=1)
+    )
+    min_subbands: int | None = field(
+        default=None,
+        metadata=_takes(
+            "convert a group with at least this many subbands; none: all expected", minimum=1
+        ),
+    )
+    workers: int | None = field(
+        default=None,
+        metadata=_takes("worker processes of the embedded cluster; none: one per core", minimum=1),
+    )
+    scheduler: str | None = field(
+        default=None,
+        metadata=_takes("address of a running Dask scheduler; none: an embedded cluster"),
+    )
+    direct_ms: bool = field(
+        default=True,
+        metadata=_takes("write subbands straight into the product, without parts to concatenate"),
+    )
+    parallel_subband: bool = field(
+        default=True, metadata=_takes("spread the subbands of a group over the workers")
+    )
+    on_existing: OnExisting = field(
+        default="skip", metadata=_takes("what to do when the product is already there")
+    )
+    telescope_name: str = field(
+        default="DSA_110",
+        metadata=_takes("TELESCOPE_NAME of the product; CASA's listobs knows OVRO_MMA"),
+    )
+    imaging_columns: ImagingColumns = field(
+        default="zero",
+        metadata=_takes("MODEL_DATA zero, CORRECTED_DATA zero or a copy of DATA; none: neither"),
+    )
+    phase_centre: PhaseCentre = field(
+        default="auto",
+        metadata=_takes("meridian of each integration, or the tracked centre; auto: as it came"),
+    )
+    max_readers: int | None = field(
+        default=None,
+        metadata=_takes("processes of a node reading one input device; none: no bound", minimum=1),
+    )
+    spw: SpectralWindows = field(
+        default="subband", metadata=_takes("a spectral window per subband, or a single one")
+    )
+    stage_to_tmpfs: bool = field(
+        default=False, metadata=_takes("write the product in memory first, then copy it out")
+    )
+    tmpfs_path: str = field(
+        default="/dev/shm",  # noqa: S108 - the mount; each attempt makes its own directory in it
+        metadata=_takes("where memory staging goes", form="path"),
+    )
+    scratch_dir: str | None = field(
+        default=None,
+        metadata=_takes("staging directory on a local disk; none: beside the product", form="path"),
+    )
+    worker_memory_limit: str = field(
+        default="4GiB",
+        metadata=_takes("memory of one worker, above which Dask restarts it", form="size"),
+    )
+    dashboard_address: str = field(
+        default="127.0.0.1:0",
+        metadata=_takes(
+            "where the dashboard listens; it has no login; port 0: any", form="address"
+        ),
+    )
+    tmpfs_budget: str | None = field(
+        default=None,
+        metadata=_takes(
+            "the most that groups may take of it together; none: no bound", form="size"
+        ),
+    )
+    keep_failed: bool = field(
+        default=False,
+        metadata=_takes("keep the half-made Measurement Set of a failed group beside its record"),
+    )
+    allow_gap: bool = field(
+        default=False,
+        metadata=_takes(
+            "replace a product also where the file system cannot exchange two directories, "
+            "although readers may find neither for a moment"
+        ),
+    )
+    product_mode: str | None = field(
+        default=None,
+        metadata=_takes(
+            "permissions of a product's files, in octal; none: what the umask leaves",
+            form="mode",
+            option="--mode",
+        ),
+    )
+    product_group: str | None = field(
+        default=None,
+        metadata=_takes(
+            "group that owns products; none: that of the process, or of a directory with the "
+            "set-group-id bit",
+            option="--group",
+        ),
+    )
+    on_published: str | None = field(
+        default=None,
+        metadata=_takes("command run once per published product, its record on standard input"),
+    )
+    on_published_timeout_s: int = field(
+        default=300,
+        metadata=_takes("seconds such a command may take before it is stopped", minimum=1),
+    )
+    event_log: str | None = field(
+        default=None,
+        metadata=_takes("file that gets a line of JSON for everything that happens", form="path"),
+    )
+    groups_in_flight: int | None = field(
+        default=None,
+        metadata=_takes("groups at the same time per node; none: 2", minimum=1),
+    )
