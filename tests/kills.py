@@ -40,6 +40,7 @@ import contimg_dask
 from contimg_dask.convert import convert_in_order
 from contimg_dask.discovery import discover
 from contimg_dask.execution import steps
+from contimg_dask.execution.scratch import dead_scratch, scratch_directory
 from contimg_dask.grouping import group_files
 from contimg_dask.model import (
     ConversionPlan,
@@ -242,6 +243,25 @@ def sweep_all(world: World, place: Place) -> None:
         sweep(tier.root)
 
 
+def have_a_cluster(world: World, place: Place) -> None:
+    """Make the directory of a cluster and let workers write in it, as they do."""
+    del world
+    with temporary_directory(place.elsewhere), scratch_directory() as directory:
+        for worker in ("worker-a", "worker-b"):
+            Path(directory, "dask-scratch-space", worker).mkdir(parents=True)
+            Path(directory, "dask-scratch-space", f"{worker}.dirlock").write_text("")
+
+
+@contextmanager
+def temporary_directory(path: Path) -> Iterator[None]:
+    """Let temporary files of this process be in a directory."""
+    before, tempfile.tempdir = tempfile.tempdir, str(path)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 PUBLISHING = ("committing.py", "ownership.py", "attempts.py", "sweeping.py", "shutil.py")
 NEW_OR_NONE = frozenset({"absent", "new"})
 OLD_OR_NEW = frozenset({"old", "new"})
@@ -303,6 +323,7 @@ CASES: dict[str, Case] = {
         views=frozenset({"absent", "old"}),
         settled=frozenset({"old"}),
     ),
+    "cluster": Case(act=have_a_cluster, views=frozenset({"absent"}), settled=frozenset({"absent"})),
 }
 
 
@@ -671,6 +692,8 @@ def _problems_with_sweep(world: World, place: Place, number: int) -> Iterator[st
         if not all(path.endswith((".lock", ".contimg-staging")) for path in gone):
             yield f"sweep --dry-run removed {gone}"
     done = [left for tier in tiers for left in sweep(tier.root)]
+    with temporary_directory(place.elsewhere):
+        done += dead_scratch(remove=True)
     if alive := [left.alive for left in told + done if left.alive is not None]:
         yield f"taken for alive: {alive}"
     if stuck := [left.name for left in done if not left.removed]:
@@ -685,13 +708,14 @@ class Order:
     """What was brought to stable storage, in the order of the calls.
 
     ``unsynced`` are paths of the product that were not, or were changed again, when it was renamed;
-    ``after`` the directories synced after that; ``before_removal`` those synced before the product
+    ``synced`` all that was synced, ``after`` the directories synced after that; ``before_removal`` those synced before the product
     that was replaced began to be removed. All are relative to the directory above the output.
     """
 
     files: int = 0
     renames: int = 0
     unsynced: list[str] = field(default_factory=list)
+    synced: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
     before_removal: list[str] | None = None
 
@@ -714,9 +738,10 @@ class Watched:
         self._fsync(descriptor)
         status = os.fstat(descriptor)
         self._synced[status.st_dev, status.st_ino] = status.st_ctime_ns
+        path = os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), self._above)
+        self.order.synced.append(path)
         if self.order.renames:
-            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-            self.order.after.append(os.path.relpath(path, self._above))
+            self.order.after.append(path)
 
     def renameat2(self, *arguments: Any) -> int:
         """As renameat2(2)."""

@@ -23,6 +23,7 @@ from contimg_dask.staging.sweeping import remove_tree
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
+_MOST_TRIES = 1000
 _NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -44,16 +45,17 @@ def publish(staged: str, plan: ConversionPlan, attempt: Attempt) -> str:
     # Each run of this step has a copy of its own: it may run twice at the same time.
     incoming = f"{incoming_path(plan, attempt)}-{uuid.uuid4().hex[:8]}"
     try:
-        while True:
-            made += make_directories(target.parent, plan.publication)
+        for tries_left in reversed(range(_MOST_TRIES)):
             try:
+                made += make_directories(target.parent, plan.publication)
                 ready, winner = _place(staged, incoming, target, plan, attempt)
                 break
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):
                 # Another attempt, which failed, may have removed the directory that both thought
-                # their own.
-                if target.parent.exists() or not os.path.isdir(staged):
+                # their own, and made it again since.
+                if tries_left == 0 or not os.path.isdir(staged) or _is_blocked(target.parent):
                     raise
+                remove_tree(incoming)
         for path in (target, *made):
             sync_path(str(path.parent))
     except (OSError, ContimgError):
@@ -65,6 +67,11 @@ def publish(staged: str, plan: ConversionPlan, attempt: Attempt) -> str:
     # A copy that lost, or the product that was replaced by exchange.
     remove_tree(ready)
     return winner
+
+
+def _is_blocked(directory: Path) -> bool:
+    """Tell whether something that is no directory stands where one should be made."""
+    return any(os.path.lexists(p) and not p.is_dir() for p in (directory, *directory.parents))
 
 
 def _place(

@@ -65,10 +65,21 @@ def keep_failed(product: str, group_id: str, publication: Publication, staging: 
         ready = os.path.join(staging, f"{uuid.uuid4().hex[:8]}-kept.ms")
         copy_tree(product, ready)
     make_directories(path.parent, publication)
-    own_tree(ready, path.parent, publication)
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(path, os.path.join(staging, f"{uuid.uuid4().hex[:8]}-replaced.ms"))
-    os.rename(ready, path)
+    if os.stat(ready).st_dev == os.stat(path.parent).st_dev:
+        own_tree(ready, path.parent, publication)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, os.path.join(staging, f"{uuid.uuid4().hex[:8]}-replaced.ms"))
+        os.rename(ready, path)
+        return
+    beside = str(path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}"))
+    try:
+        copy_tree(ready, beside)
+        own_tree(beside, path.parent, publication)
+        remove_tree(str(path))
+        os.rename(beside, path)
+    except OSError:
+        remove_tree(beside)
+        raise
 
 
 def remove_failed_record(output_dir: Path, group_id: str) -> None:

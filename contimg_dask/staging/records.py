@@ -125,7 +125,11 @@ def _open_lock(path: str) -> int:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        os.fchmod(descriptor, os.stat(os.path.dirname(path)).st_mode & 0o666)
+        try:
+            os.fchmod(descriptor, os.stat(os.path.dirname(path)).st_mode & 0o666)
+        except OSError:
+            os.close(descriptor)
+            raise
         return descriptor
 
 
@@ -139,11 +143,13 @@ def _is_at(descriptor: int, path: str) -> bool:
 
 
 def write_record(root: str, record: AttemptRecord) -> None:
-    """Write a record; the caller holds the tier's lock, so no reader meets half of one."""
+    """Write a record, as a whole or not at all; the caller holds the tier's lock."""
     path = record.path_in(root)
-    Path(path).write_text(json.dumps(asdict(record)) + "\n")
+    half = f"{path}.half"
+    Path(half).write_text(json.dumps(asdict(record)) + "\n")
     # Whoever shares the tier has to see what is promised, and that the attempt lives.
-    os.chmod(path, 0o644)
+    os.chmod(half, 0o644)
+    os.replace(half, path)
 
 
 def read_records(root: str) -> list[AttemptRecord]:

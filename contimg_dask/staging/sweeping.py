@@ -100,7 +100,8 @@ def _settle(record: AttemptRecord) -> None:
 def settle_replaced(path: str, target: str) -> None:
     """Put a product back that was moved aside to be replaced, when nothing has taken its place."""
     if path.endswith(".replaced") and os.path.lexists(path) and not os.path.lexists(target):
-        os.rename(path, target)
+        with contextlib.suppress(OSError):  # something has taken its place just now
+            os.rename(path, target)
 
 
 def _strays(root: str) -> Iterator[str]:
@@ -113,7 +114,7 @@ def _strays(root: str) -> Iterator[str]:
         if name == LOCK_NAME:
             continue
         if name.endswith(RECORD_SUFFIX):
-            if os.access(path, os.R_OK) and read_record(path) is None:
+            if os.access(path, os.R_OK, effective_ids=True) and read_record(path) is None:
                 yield path  # its writer died over it, or the lock could not have been taken
         elif not os.path.exists(record_path(root, name.partition(_ASIDE)[0])):
             yield path

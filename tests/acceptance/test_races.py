@@ -88,6 +88,7 @@ def test_of_two_attempts_at_one_plan_the_second_is_told_whose_product_there_is(
     one_group: Path, tmp_path: Path, mode: str
 ) -> None:
     scratch = tmp_path / "scratch"
+    scratch.mkdir()
     settings: dict[str, Any] = {"direct_ms": mode.startswith("direct")}
     if "copied" in mode:
         settings["scratch_dir"] = str(scratch)
@@ -105,6 +106,7 @@ def test_of_two_attempts_at_one_plan_the_second_is_told_whose_product_there_is(
             manifest = read_manifest(product)
             assert manifest is not None
             assert told == [manifest["attempt"]] * 2
+            assert manifest["tier"] == ("scratch" if "copied" in mode else "destination")
             assert manifest["attempt"] in [name_of(plan, racer) for racer in range(2)]
             won[manifest["attempt"]] += 1
             out = outputs / str(number)
@@ -114,7 +116,7 @@ def test_of_two_attempts_at_one_plan_the_second_is_told_whose_product_there_is(
             assert tile_files(product) == good
         assert sum(won.values()) == ROUNDS
         assert len(won) == 2, f"that was no race: {won}"
-    assert not list(scratch.iterdir()) if scratch.exists() else True
+    assert list(scratch.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------- two whole commands
@@ -183,6 +185,7 @@ def test_two_conversions_into_one_output_publish_every_group_once(
     with ExitStack() as stack:
         memory = stack.enter_context(memory_directory())
         scratch = tmp_path / "scratch"
+        scratch.mkdir()
         more = {
             "--stage-to-tmpfs": ["--stage-to-tmpfs", "--tmpfs-path", str(memory)],
             "--scratch-dir": ["--scratch-dir", str(scratch)],
@@ -229,6 +232,7 @@ def test_a_sweep_that_never_rests_removes_nothing_that_lives(
     incoming: Path, tmp_path: Path, temporary: Path
 ) -> None:
     out, scratch = tmp_path / "out", tmp_path / "scratch"
+    scratch.mkdir()
     arguments = ["convert", incoming, out, "--expected-subbands", "2", "--workers", "2", "--json"]
     conversion = begin(temporary, *arguments, "--scratch-dir", scratch)
     found: list[Leftover] = []
@@ -257,7 +261,7 @@ def test_a_sweep_that_never_rests_removes_nothing_that_lives(
     assert_published(incoming, out)
     assert [left for left in found if left.removed or left.alive is None] == []
     assert len({left.name for left in found}) == GROUPS
+    assert commands
     attempts = [attempt for command in commands for attempt in command["attempts"]]
-    assert attempts
     assert [attempt for attempt in attempts if attempt["alive"] is None] == []
-    assert not scratch.exists() or not list(scratch.iterdir())
+    assert list(scratch.iterdir()) == []

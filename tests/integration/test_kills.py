@@ -9,11 +9,6 @@ import pytest
 
 from tests.kills import Campaign, killed, two_file_systems
 
-KEPT = (
-    "publishing/failed.py copies what it keeps straight to its name, and removes an older one under "
-    "a name that no sweep looks for"
-)
-
 
 @pytest.fixture
 def places() -> Iterator[tuple[Path, Path]]:
@@ -40,13 +35,7 @@ def test_a_new_product_is_whole_or_absent_wherever_its_process_is_killed(
     assert set(campaign.views) == {"absent", "new"}
 
 
-@pytest.mark.parametrize(
-    ("case", "kills"),
-    [
-        ("failed", 35),
-        pytest.param("failed-again", 40, marks=pytest.mark.xfail(reason=KEPT, strict=True)),
-    ],
-)
+@pytest.mark.parametrize(("case", "kills"), [("failed", 35), ("failed-again", 40)])
 def test_what_a_failed_group_leaves_is_whole_or_absent_wherever_its_process_is_killed(
     places: tuple[Path, Path], case: str, kills: int
 ) -> None:

@@ -25,17 +25,13 @@ from contimg_dask.publishing.manifest import read_manifest
 from contimg_dask.python_api import find_groups
 from contimg_dask.settings import Settings
 from contimg_dask.simulate import Observation, simulate
+from contimg_dask.staging.attempts import find_attempt
 from contimg_dask.verification import verify
 from tests.acceptance.conftest import run, tree
 from tests.reference import new_attempt, tile_files
 
 MIB = 1 << 20
 STAGING = ".contimg-staging"
-WAY_LEFT = (
-    "publishing/committing.py tries to remove the directories it made while the half-made copy is "
-    "still in them"
-)
-HALF_KEPT = "publishing/failed.py leaves half a copy where the disk is full"
 
 
 @contextmanager
@@ -50,6 +46,14 @@ def mounted(directory: Path, size_bytes: int) -> Iterator[Path]:
         yield directory
     finally:
         subprocess.run(["umount", str(directory)], check=True)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """A directory on disk to stage in."""
+    directory = tmp_path / "scratch"
+    directory.mkdir()
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +130,9 @@ def test_a_group_too_big_for_memory_goes_to_the_next_tier_and_its_record_says_wh
 
 
 def test_of_two_groups_at_once_memory_takes_the_one_it_has_room_for(
-    incoming: Path, tmp_path: Path
+    incoming: Path, tmp_path: Path, scratch: Path
 ) -> None:
-    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    out = tmp_path / "out"
     with mounted(tmp_path / "tmpfs", 24 * MIB) as tmpfs:
         two = plans(
             incoming, out, stage_to_tmpfs=True, tmpfs_path=str(tmpfs), scratch_dir=str(scratch)
@@ -167,6 +171,7 @@ def test_groups_at_once_stay_within_the_budget_for_memory(
     incoming: Path, tmp_path: Path, budget: str, tiers: list[str]
 ) -> None:
     memory = tmp_path / "memory"  # the budget decides, not what it is made of
+    memory.mkdir()
     two = plans(
         incoming,
         tmp_path / "out",
@@ -192,11 +197,11 @@ def made_directly(incoming: Path, direct: bool) -> dict[str, bytes]:
 @pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("tier", ["tmpfs", "scratch"])
 def test_a_product_is_the_same_to_the_byte_wherever_it_is_staged(
-    incoming: Path, tmp_path: Path, tier: str, direct: bool
+    incoming: Path, tmp_path: Path, scratch: Path, tier: str, direct: bool
 ) -> None:
     settings: dict[str, Any] = {
         "tmpfs": {"stage_to_tmpfs": True},
-        "scratch": {"scratch_dir": str(tmp_path / "scratch")},
+        "scratch": {"scratch_dir": str(scratch)},
     }[tier]
     with ExitStack() as stack:
         # Whatever is first, staging and destination are two file systems.
@@ -222,9 +227,11 @@ def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"contimg_dask.staging.{module}.usable_bytes", lambda *_, **__: 10**12)
 
 
-def fail_for_want_of_space(plan: ConversionPlan) -> NoSpaceError:
+def fail_for_want_of_space(plan: ConversionPlan, tier: str) -> NoSpaceError:
     """Convert until the file system is full, and give the attempt up as an executor does."""
     attempt = new_attempt()
+    steps.open_attempt(plan, attempt)
+    assert find_attempt(plan, attempt).tier == tier
     with pytest.raises(NoSpaceError) as caught:
         convert_in_order(plan, attempt)
     steps.discard_attempt(plan, attempt, plan.publication.keep_failed)
@@ -248,7 +255,7 @@ def test_a_tier_that_becomes_full_while_it_is_written_fails_the_group_and_is_lef
         }[tier]
         (full / "ballast").write_bytes(bytes(int((32 - left_mb) * MIB)))
         (plan, _) = plans(incoming, out, direct_ms=direct, **settings)
-        error = fail_for_want_of_space(plan)
+        error = fail_for_want_of_space(plan, tier)
         assert str(full) in str(error)
         assert [path.name for path in full.iterdir()] == ["ballast"]
         assert not out.exists() or tier == "destination" or not list(out.iterdir())
@@ -262,42 +269,36 @@ def test_a_tier_that_becomes_full_while_it_is_written_fails_the_group_and_is_lef
 @pytest.mark.usefixtures("trusting")
 @pytest.mark.parametrize("left_mb", [0, 0.2, 4, 8])
 def test_a_destination_that_becomes_full_while_it_is_copied_to_has_no_part_of_the_copy(
-    incoming: Path, tmp_path: Path, left_mb: float
+    incoming: Path, tmp_path: Path, scratch: Path, left_mb: float
 ) -> None:
-    scratch = tmp_path / "scratch"
     with mounted(tmp_path / "out", 16 * MIB) as out:
         (plan, _) = plans(incoming, out, scratch_dir=str(scratch))
-        # What the tier could not know: the space goes when all is made and about to be copied.
-        attempt = new_attempt()
-        steps.open_attempt(plan, attempt)
         (out / "ballast").write_bytes(bytes(int((16 - left_mb) * MIB) - 65536))
-        error = fail_for_want_of_space(plan)
+        error = fail_for_want_of_space(plan, "scratch")
         assert str(out) in str(error)
         assert files_in(out) == ["ballast"]
         assert_nothing_left(scratch)
 
 
-@pytest.mark.xfail(reason=WAY_LEFT, strict=True)
 @pytest.mark.usefixtures("trusting")
 def test_directories_that_were_made_for_a_copy_that_failed_are_removed(
-    incoming: Path, tmp_path: Path
+    incoming: Path, tmp_path: Path, scratch: Path
 ) -> None:
     with mounted(tmp_path / "out", 16 * MIB) as out:
         (out / "ballast").write_bytes(bytes(14 * MIB))
-        (plan, _) = plans(incoming, out, scratch_dir=str(tmp_path / "scratch"))
-        fail_for_want_of_space(plan)
+        (plan, _) = plans(incoming, out, scratch_dir=str(scratch))
+        fail_for_want_of_space(plan, "scratch")
         assert [path.name for path in out.iterdir()] == ["ballast"]
 
 
-@pytest.mark.xfail(reason=HALF_KEPT, strict=True)
 @pytest.mark.usefixtures("trusting")
 def test_what_is_kept_of_a_failed_group_is_not_half_of_it_where_the_disk_is_full(
-    incoming: Path, tmp_path: Path
+    incoming: Path, tmp_path: Path, scratch: Path
 ) -> None:
     with mounted(tmp_path / "out", 16 * MIB) as out:
         (out / "ballast").write_bytes(bytes(14 * MIB))
-        (plan, _) = plans(incoming, out, scratch_dir=str(tmp_path / "scratch"), keep_failed=True)
-        fail_for_want_of_space(plan)
+        (plan, _) = plans(incoming, out, scratch_dir=str(scratch), keep_failed=True)
+        fail_for_want_of_space(plan, "scratch")
         assert files_in(out) == ["ballast"]
 
 
@@ -331,15 +332,17 @@ def linked_within(place: Path, stack: ExitStack) -> tuple[Path, Path]:
 def test_a_linked_output_gets_the_product_and_stays_a_link(
     incoming: Path,
     tmp_path: Path,
+    scratch: Path,
     make: Callable[[Path, ExitStack], tuple[Path, Path]],
     staged_elsewhere: bool,
 ) -> None:
     with ExitStack() as stack:
         out, real = make(tmp_path, stack)
         links = [path for path in (out, out / "science") if path.is_symlink()]
-        scratch = str(tmp_path / "scratch") if staged_elsewhere else None
-        (plan, _) = plans(incoming, out, scratch_dir=scratch)
+        staging = str(scratch) if staged_elsewhere else None
+        (plan, _) = plans(incoming, out, scratch_dir=staging)
         product = convert(plan)
+        assert product.tier == ("scratch" if staged_elsewhere else "destination")
         assert product.path == f"{out}/science/2025-10-05/2025-10-05T03:12:06.ms"
         assert tile_files(Path(product.path)) == made_directly(incoming, True)
         assert all(link.is_symlink() for link in links)
@@ -376,17 +379,16 @@ def test_a_full_file_system_where_a_product_belongs_is_left_clean(
 ) -> None:
     with mounted(tmp_path / "mapped", 4 * MIB) as mapped:
         (plan, _) = plans(incoming, tmp_path / "out", lambda name, _: f"{mapped}/{name}.ms")
-        fail_for_want_of_space(plan)
+        fail_for_want_of_space(plan, "destination")
         assert_nothing_left(mapped)
 
 
 @pytest.mark.parametrize("made", [True, False])
 def test_a_read_only_output_fails_every_group_with_one_line_and_leaves_nothing_in_any_tier(
-    incoming: Path, tmp_path: Path, made: bool
+    incoming: Path, tmp_path: Path, scratch: Path, made: bool
 ) -> None:
-    memory, scratch = tmp_path / "memory", tmp_path / "scratch"
+    memory = tmp_path / "memory"
     memory.mkdir()
-    scratch.mkdir()
     with mounted(tmp_path / "disk", 64 * MIB) as disk:
         out = disk if made else disk / "out"
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

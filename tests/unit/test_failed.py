@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
-import shutil
 import os
 import socket
 import stat
@@ -267,9 +266,18 @@ def test_the_record_goes_with_what_was_kept_and_the_directories_it_leaves_empty(
     keep_failed(str(half_made(tmp_path / "a")), ID, publication, staging_in(tmp_path))
     write_failed_record(publication, failure(), [])
     remove_failed_record(output, ID)
-    shutil.rmtree(staging_in(tmp_path))
-    assert entries(output / ".contimg-staging") == []
-    assert entries(output) == [".contimg-staging"]
+    # The attempt's own directory goes with the attempt, which nobody has opened here.
+    assert entries(output) == [STAGING_DIRECTORY]
+    assert entries(Path(staging_in(tmp_path))) == []
+    sweep(str(output / STAGING_DIRECTORY))
+    assert entries(output) == []
+
+
+def test_what_is_kept_may_be_on_another_file_system(
+    publication: Publication, elsewhere: Path, tmp_path: Path
+) -> None:
+    keep_failed(str(half_made(tmp_path / "a")), ID, publication, staging_in(tmp_path))
+    assert entries(elsewhere / "2025-10-05") == [f"{ID}.ms"]
 
 
 @pytest.mark.parametrize("other", [OTHER_ID, "2025-10-06T03:17:15"])

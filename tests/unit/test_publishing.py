@@ -23,7 +23,7 @@ from contimg_dask.errors import ExchangeError, TargetOccupiedError
 from contimg_dask.execution import steps
 from contimg_dask.model import ConversionPlan, OnExisting, ProductOptions, Tier
 from contimg_dask.planning import propose_tiers
-from contimg_dask.publishing import committing, targets
+from contimg_dask.publishing import committing, ownership, targets
 from contimg_dask.publishing.committing import publish
 from contimg_dask.publishing.manifest import (
     MANIFEST_NAME,
@@ -816,6 +816,21 @@ def test_directories_that_vanish_as_soon_as_they_are_made_are_made_again(
 
     monkeypatch.setattr(committing, step, vanishing)
     assert publish(stage(converted, plan), plan, ATTEMPT) == ATTEMPT.name
+
+
+def test_directories_that_vanish_while_they_are_made_are_made_again(
+    converted: Converted, plan: ConversionPlan, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, removals = ownership._own, [target]
+
+    def vanishing(*arguments: Any) -> None:
+        while removals:
+            remove_day_and_kind(removals.pop())
+        own(*arguments)
+
+    staged = stage(converted, plan)
+    monkeypatch.setattr(ownership, "_own", vanishing)
+    assert publish(staged, plan, ATTEMPT) == ATTEMPT.name
 
 
 def test_a_staged_product_that_vanishes_before_the_rename_is_an_error(
