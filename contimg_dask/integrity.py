@@ -87,18 +87,19 @@ def _compare(
     progress: Callable[[int, int], None],
 ) -> Integrity:
     findings: list[Finding] = []
-    flagged = False
+    flagged = data_damaged = False
     for position, (subband, sums) in enumerate(wanted.items()):
         found = read_checksums(str(product), geometry, position)
         findings += [_damage(product, c, subband) for c in _NEVER_WRITTEN if found[c] != sums[c]]
         flagged |= found["FLAG"] != sums["FLAG"]
+        data_damaged |= found["DATA"] != sums["DATA"]
         progress(position + 1, len(wanted))
     changes = ["FLAG"] if flagged else []
     copied = manifest.get("options", {}).get("imaging_columns") == "copy"
     if geometry.imaging_columns:
         for column in IMAGING_COLUMNS:
             as_data = copied and column.name == "CORRECTED_DATA"
-            if as_data and findings:
+            if as_data and data_damaged:
                 continue  # a copy of what is damaged tells nothing
             if not is_untouched(str(product), column.name, geometry, as_data):
                 changes.append(column.name)

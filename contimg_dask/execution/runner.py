@@ -243,7 +243,8 @@ def _outcome(future: Future[Any]) -> tuple[Product | None, ContimgError | None]:
         if future.status == "finished":
             product: Product = future.result()
             return product, None
-        error = future.exception()
+        # Of a future that is lost nothing can be asked: the answer would never come.
+        error = future.exception() if future.status == "error" else None
     except (FutureCancelledError, FuturesCancelledError):
         error = None
     if error is None:

@@ -136,8 +136,10 @@ def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
     start_s = time.time()
     with _explaining(plan):
         if plan.publication.output_dir:
-            for made in make_directories(Path(plan.publication.output_dir), plan.publication):
-                sync_path(str(made.parent))
+            # Where that cannot be done, opening the attempt says why.
+            with contextlib.suppress(OSError):
+                for made in make_directories(Path(plan.publication.output_dir), plan.publication):
+                    sync_path(str(made.parent))
         attempts.open_attempt(plan, attempt)
     return _record("open", start_s)
 

@@ -23,6 +23,9 @@ from tests.reference import memory_directory
 
 from .conftest import COMMAND, make_groups, tree
 
+# Several commands each, on a machine that may have other things to do.
+pytestmark = pytest.mark.timeout(300)
+
 GROUPS = 6
 STAGING = ".contimg-staging"
 

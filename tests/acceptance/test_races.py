@@ -28,6 +28,9 @@ from tests.reference import memory_directory, new_attempt, tile_files
 
 from .conftest import COMMAND, make_groups, tree
 
+# Several commands each, on a machine that may have other things to do.
+pytestmark = pytest.mark.timeout(300)
+
 ROUNDS = 20
 GROUPS = 6
 _SPAWN = multiprocessing.get_context("spawn")

@@ -9,6 +9,14 @@ import pytest
 
 from tests.kills import Campaign, killed, two_file_systems
 
+# Hundreds of processes, on a machine that may have other things to do.
+pytestmark = pytest.mark.timeout(300)
+
+NO_OWNER = (
+    "execution/scratch.py knows a dead cluster's directory by the owner.json in it, which is not "
+    "there yet, or already removed, when its process is killed at the wrong moment"
+)
+
 
 @pytest.fixture
 def places() -> Iterator[tuple[Path, Path]]:
@@ -26,7 +34,7 @@ def assert_survived(campaign: Campaign, kills: int) -> None:
     assert campaign.swept > campaign.kills // 2
 
 
-@pytest.mark.parametrize(("case", "kills"), [("new", 30), ("parts", 10), ("copied", 60)])
+@pytest.mark.parametrize(("case", "kills"), [("new", 30), ("parts", 10), ("copied", 40)])
 def test_a_new_product_is_whole_or_absent_wherever_its_process_is_killed(
     places: tuple[Path, Path], case: str, kills: int
 ) -> None:
@@ -35,8 +43,17 @@ def test_a_new_product_is_whole_or_absent_wherever_its_process_is_killed(
     assert set(campaign.views) == {"absent", "new"}
 
 
-@pytest.mark.parametrize(("case", "kills"), [("failed", 35), ("failed-again", 40)])
+@pytest.mark.parametrize(
+    ("case", "kills"), [("failed", 30), ("failed-again", 30), ("succeeded", 5)]
+)
 def test_what_a_failed_group_leaves_is_whole_or_absent_wherever_its_process_is_killed(
     places: tuple[Path, Path], case: str, kills: int
 ) -> None:
     assert_survived(killed(case, *places), kills)
+
+
+@pytest.mark.xfail(reason=NO_OWNER, strict=True)
+def test_the_directory_of_a_cluster_is_swept_wherever_its_process_is_killed(
+    places: tuple[Path, Path],
+) -> None:
+    assert_survived(killed("cluster", *places), 8)

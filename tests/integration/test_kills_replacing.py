@@ -11,6 +11,9 @@ import pytest
 from tests.integration.test_kills import assert_survived
 from tests.kills import Order, killed, ordered, two_file_systems
 
+# Hundreds of processes, on a machine that may have other things to do.
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture
 def places() -> Iterator[tuple[Path, Path]]:
@@ -25,7 +28,7 @@ def order_of(case: str) -> Order:
         return ordered(case, *places)
 
 
-@pytest.mark.parametrize(("case", "kills"), [("replace", 35), ("replace-copied", 8)])
+@pytest.mark.parametrize(("case", "kills"), [("replace", 30), ("replace-copied", 8)])
 def test_readers_find_the_old_product_or_the_new_one_wherever_its_process_is_killed(
     places: tuple[Path, Path], case: str, kills: int
 ) -> None:
@@ -38,7 +41,7 @@ def test_where_nothing_can_be_exchanged_the_sweep_puts_the_old_product_back(
     places: tuple[Path, Path],
 ) -> None:
     campaign = killed("replace-with-gap", *places)
-    assert_survived(campaign, 35)
+    assert_survived(campaign, 30)
     # Readers found nothing in the gap; after the sweep they never do (`settled` of the case).
     assert set(campaign.views) == {"old", "new", "absent"}
 
