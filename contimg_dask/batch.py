@@ -16,6 +16,7 @@ from contimg_dask.deciding import Request, decide, record_of
 from contimg_dask.event_log import EventLog, LoggedListener
 from contimg_dask.execution.cluster import Cluster, connected_cluster, embedded_cluster
 from contimg_dask.execution.executor import Completion, DaskExecutor
+from contimg_dask.execution.interrupts import interrupts_deferred
 from contimg_dask.execution.runner import Listener
 from contimg_dask.hand_over import HandOver, check_command
 from contimg_dask.model import ConversionPlan, Group, GroupRecord, Reason
@@ -88,11 +89,14 @@ def convert_groups(
         log.add("run-started", groups=len(groups), output=str(request.output_dir))
 
         def tell(record: GroupRecord, group: Group) -> None:
-            kept = record if request.dry_run else keep_record(record, group, request.publication)
-            on_record(kept)
-            log.add_record(kept)
-            if kept.outcome == "published":
-                hand_over.add(kept)
+            # All of it or nothing: what the log calls published is handed over, or said not to be.
+            with interrupts_deferred():
+                publication = request.publication
+                kept = record if request.dry_run else keep_record(record, group, publication)
+                on_record(kept)
+                log.add_record(kept)
+                if kept.outcome == "published":
+                    hand_over.add(kept)
 
         if not request.dry_run:
             _sweep(request, on_line)

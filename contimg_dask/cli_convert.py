@@ -17,6 +17,7 @@ import click
 
 from contimg_dask.batch import Ran, convert_groups
 from contimg_dask.cli_errors import refuse
+from contimg_dask.cli_options import conversion_options, settings_of
 from contimg_dask.deciding import Request
 from contimg_dask.errors import ClusterError, ContimgError, InputError, UsageError
 from contimg_dask.execution.cluster import Cluster
@@ -40,57 +41,8 @@ from contimg_dask.reporting import (
     report,
     sort_records,
 )
-from contimg_dask.settings import Settings, load_settings
+from contimg_dask.settings import Settings
 from contimg_dask.uvh5.header import peek
-
-_SETTING_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--workers", type=int, metavar="N", help="Embedded worker processes [cores]."),
-    click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),
-    click.option("--direct-ms/--no-direct-ms", default=None,
-                 help="Write into the product, or parts to concatenate [direct]."),
-    click.option("--parallel-subband/--no-parallel-subband", default=None,
-                 help="A task per subband, or one per group [parallel]."),
-    click.option("--max-readers", type=int, metavar="N",
-                 help="Processes of a node reading one input device [no bound]."),
-    click.option("--on-existing", type=click.Choice(["skip", "fail", "replace"]),
-                 help="When the product is there already [skip]."),
-    click.option("--telescope-name", metavar="NAME", help="In OBSERVATION [DSA_110]."),
-    click.option("--imaging-columns", type=click.Choice(["zero", "copy", "none"]),
-                 help="MODEL_DATA zero, CORRECTED_DATA zero or a copy of DATA [zero]."),
-    click.option("--spw", type=click.Choice(["subband", "single"]),
-                 help="A spectral window per subband, or a single one [subband]."),
-    click.option("--phase-centre", type=click.Choice(["auto", "meridian", "keep"]),
-                 help="Meridian per integration, or the tracked centre [auto: as the data are]."),
-    click.option("--stage-to-tmpfs/--no-stage-to-tmpfs", default=None,
-                 help="Stage products in memory, where they fit [no]."),
-    click.option("--tmpfs-path", metavar="DIR", help="Where that is [/dev/shm]."),
-    click.option("--tmpfs-budget", metavar="SIZE", help="The most they may take there together."),
-    click.option("--scratch-dir", metavar="DIR", help="Stage products on this disk."),
-    click.option("--kind", type=click.Choice(["science", "calibrator"]), default="science",
-                 help="Branch of the layout: science/ or calibrators/ [science]."),
-    click.option("--mode", "product_mode", metavar="OCTAL",
-                 help="Permissions of a product's files, such as 664 [umask]."),
-    click.option("--group", "product_group", metavar="NAME", help="Group that owns products."),
-    click.option("--allow-gap/--no-allow-gap", default=None,
-                 help="Replace also where directories cannot be exchanged [no]."),
-    click.option("--keep-failed/--no-keep-failed", default=None,
-                 help="Keep what a failed group got to, below failed/ [no]."),
-    click.option("--on-published", metavar="CMD",
-                 help="Run once per product, its record on standard input."),
-    click.option("--event-log", metavar="FILE", help="Append a line of JSON per event."),
-    click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file."),
-    click.option("--dry-run", is_flag=True, help="Only print what would be done."),
-    click.option("--strict", is_flag=True, help="Exit 1 also for incomplete groups."),
-    click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output."),
-)  # fmt: skip
-_NOT_SETTINGS = {"config", "dry_run", "strict", "as_json", "kind"}
-
-
-def setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that both conversions share."""
-    for option in reversed(_SETTING_OPTIONS):
-        command = option(command)
-    return command
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,7 +92,7 @@ class _Run:
 @click.option("--end", metavar="ISO", help="First integration before this time (UTC).")
 @click.option("--expected-subbands", type=int, metavar="N", help="In a complete group [16].")
 @click.option("--min-subbands", type=int, metavar="N", help="Convert from this many on [all].")
-@setting_options
+@conversion_options
 def convert(
     input_dir: Path, output_dir: Path, start: str | None, end: str | None, **options: Any
 ) -> None:
@@ -153,7 +105,7 @@ def convert(
     contimg-dask convert incoming/ products/ --scheduler tcp://10.0.0.1:8786 --min-subbands 14
     """
     run = _Run(command="convert", as_json=options["as_json"], strict=options["strict"])
-    settings = _settings(options)
+    settings = settings_of(options)
 
     def find() -> list[Group]:
         counting = Counting(run.console, "reading headers")
@@ -168,7 +120,7 @@ def convert(
 @click.argument("output_dir", type=click.Path(path_type=Path), metavar="OUTPUT")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
 @click.option("--id", "group_id", metavar="ID", help="Name of the product: YYYY-MM-DDTHH:MM:SS.")
-@setting_options
+@conversion_options
 def convert_group(
     output_dir: Path, files: tuple[Path, ...], group_id: str | None, **options: Any
 ) -> None:
@@ -179,7 +131,7 @@ def convert_group(
     contimg-dask convert-group products/ night/*_sb0?.hdf5 --id 2025-10-05T03:12:06
     """
     run = _Run(command="convert-group", as_json=options["as_json"], strict=options["strict"])
-    settings = _settings(options)
+    settings = settings_of(options)
 
     def find() -> list[Group]:
         if group_id is not None and stamp_to_mjd(group_id) is None:
@@ -206,12 +158,6 @@ def _group_of(files: tuple[Path, ...], group_id: str | None) -> Group:
                 )
             )
     return assemble_any(headers, unreadable, group_id)
-
-
-def _settings(options: dict[str, Any]) -> Settings:
-    with _usage_errors():
-        chosen = {name: value for name, value in options.items() if name not in _NOT_SETTINGS}
-        return load_settings(chosen, options["config"]).settings
 
 
 @contextmanager
@@ -258,6 +204,7 @@ def _convert(
             )
             run.seconds["startup"] = run.ran.startup_s
         except KeyboardInterrupt:
+            interrupts.ignore()
             run.console.print(
                 "interrupted: what is published is whole, the rest left nothing behind"
             )
@@ -273,6 +220,8 @@ class _Interrupts:
     """Turns Ctrl-C and SIGTERM into KeyboardInterrupt, and remembers them.
 
     One that is raised while Python runs a callback of its own is lost, so `check` raises it again.
+    While one is on its way up another one changes nothing: what is being ended in order would be
+    left half done.
     """
 
     def __init__(self) -> None:
@@ -285,9 +234,22 @@ class _Interrupts:
 
     def _note(self, *_: object) -> None:
         self._seen = True
-        raise KeyboardInterrupt
+        if not _is_interrupted(sys.exception()):
+            raise KeyboardInterrupt
+
+    def ignore(self) -> None:
+        """Let no other one cut off the report, nor change the exit code."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt when there was one."""
         if self._seen:
             raise KeyboardInterrupt
+
+
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Tell whether an exception that is being handled came of an interrupt."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 _FILES_AT_ONCE = 4
 _NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -83,15 +84,17 @@ def copy_file(source: str, target: str) -> int:
     Raises
     ------
     OSError
-        The target exists, or the file system is full or refuses.
+        The target exists, or the file system is full or refuses. It names the target also where
+        the system does not, as when a write fails.
     """
     read = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(read).st_size
         write = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            os.ftruncate(write, size)
-            return copy_range(read, 0, write, 0, size)
+            with _naming(target):
+                os.ftruncate(write, size)
+                return copy_range(read, 0, write, 0, size)
         finally:
             os.close(write)
     finally:
@@ -129,9 +132,21 @@ def sync_path(path: str) -> None:
     """Bring one file or directory to stable storage."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        with _naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Let errors name the file, so that of several file systems the right one is looked at."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise
 
 
 def allocated_bytes(directory: str) -> int:

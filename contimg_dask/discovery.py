@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from contimg_dask.errors import InputError, UsageError
+from contimg_dask.grouping import NAME_REACH_S
 from contimg_dask.model import MJD_JD_OFFSET_D, Group, Reason, SubbandHeader, UnreadableFile
 from contimg_dask.naming import FileName, parse_file_name, stamp_to_mjd
 from contimg_dask.uvh5.header import peek
@@ -85,6 +87,24 @@ def list_files(directory: Path, start_mjd: float | None, end_mjd: float | None) 
         if (name := parse_file_name(os.path.basename(path))) is not None
         and _name_within(name, start_mjd, end_mjd)
     ]
+
+
+def clusters_by_name(files: Sequence[Listed]) -> list[list[Listed]]:
+    """Split files in order of name where their stamps are so far apart that no group spans the gap.
+
+    A cluster is a candidate for a group; after a restart it may hold more than one, which only the
+    headers can tell.
+    """
+    clusters: list[list[Listed]] = []
+    last_mjd = -inf
+    for file in files:
+        mjd = stamp_to_mjd(file.name.stamp)
+        assert mjd is not None  # a parsed name holds a date
+        if (mjd - last_mjd) * 86400.0 > NAME_REACH_S:
+            clusters.append([])
+        clusters[-1].append(file)
+        last_mjd = mjd
+    return clusters
 
 
 def read_file(file: Listed) -> SubbandHeader | UnreadableFile:

@@ -90,6 +90,12 @@ class WorkerLostError(ContimgError):
     retryable = True
 
 
+class SchedulerLostError(WorkerLostError):
+    """The scheduler went away, and with it everything that was in flight."""
+
+    code = "scheduler-lost"
+
+
 class CancelledError(ContimgError):
     """Somebody has asked for the group not to be converted."""
 
@@ -113,3 +119,9 @@ class ClusterError(ContimgError):
     """The Dask cluster cannot be used."""
 
     code = "cluster"
+
+
+class CatalogueError(ContimgError):
+    """The catalogue cannot be used."""
+
+    code = "catalogue"

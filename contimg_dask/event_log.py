@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from contimg_dask.errors import UsageError
+from contimg_dask.execution.interrupts import interrupts_deferred
 from contimg_dask.execution.runner import Listener
 from contimg_dask.model import ConversionPlan, GroupRecord
 
@@ -53,11 +54,11 @@ class EventLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None:
-            self.add("run-stopped", reason=str(error) or type(error).__name__)
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        with interrupts_deferred():
+            if error is not None:
+                self.add("run-stopped", reason=str(error) or type(error).__name__)
+            with self._lock:
+                self._close()
 
     def add(self, event: str, **facts: Any) -> None:
         """Write an event with these facts beside its time and the run it belongs to."""
@@ -77,8 +78,12 @@ class EventLog:
                     f"{self._path}: the event log cannot be written any more ({reason}); the "
                     f"conversion goes on without it"
                 )
-                os.close(self._descriptor)
-                self._descriptor = None
+                self._close()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def add_record(self, record: GroupRecord) -> None:
         """Write the outcome of a group."""

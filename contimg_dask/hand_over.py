@@ -18,10 +18,13 @@ from typing import IO
 
 from contimg_dask.errors import UsageError
 from contimg_dask.event_log import EventLog
+from contimg_dask.execution.interrupts import interrupts_deferred
 from contimg_dask.model import GroupRecord
 from contimg_dask.settings import user_environment
 
 _MOST_TEXT = 300
+_DYING_S = 10.0
+"""What was killed ends at once, unless a file system it is busy with hangs."""
 
 
 class HandOver:
@@ -56,21 +59,22 @@ class HandOver:
         self._timeout_s = timeout_s
         self._log = log
         self._on_line = on_line
-        self._waiting: queue.Queue[GroupRecord | None] = queue.Queue()
+        self._waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        # Added and not settled yet: each is settled once, by whoever comes first.
+        self._pending: dict[int, GroupRecord] = {}
+        self._settling = threading.Lock()
+        self._added = 0
         self._running: subprocess.Popen[bytes] | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="hand-over", daemon=True)
-        # Not Thread.join: when a signal's exception passes through it, CPython 3.11 takes the
-        # thread for ended although it runs on.
         self._ended = threading.Event()
-        self._began = False
-        self._added = 0
+        self._ended.set()
         self.counts = {"handed_over": 0, "hand_overs_failed": 0}
 
     def __enter__(self) -> HandOver:
         if self._arguments:
-            self._began = True
-            self._thread.start()
+            with interrupts_deferred():
+                self._ended.clear()
+                threading.Thread(target=self._work, name="hand-over", daemon=True).start()
         return self
 
     def __exit__(
@@ -80,46 +84,63 @@ class HandOver:
         traceback: TracebackType | None,
     ) -> None:
         """Stop; what still waits is counted as failed."""
-        self._stopped.set()
-        self._waiting.put(None)
-        if (running := self._running) is not None:
-            _kill(running)
-        if self._began:
-            _wait_through(self._ended)
+        with interrupts_deferred():
+            self._stopped.set()
+            self._waiting.put(None)
+            if (running := self._running) is not None:
+                _kill(running)
+            self._ended.wait(_DYING_S)
+            self._settle_the_rest()
 
     def add(self, record: GroupRecord) -> None:
         """Have the command run for a product, some time soon."""
         if self._arguments:
-            self._added += 1
-            self._waiting.put(record)
+            number = self._added = self._added + 1
+            self._pending[number] = record
+            self._waiting.put(number)
 
     def wait(self) -> None:
         """Return when the command was run for every product that was added."""
-        if not self._began or self._ended.is_set():
+        if self._ended.is_set():
             return
-        if left := self._added - sum(self.counts.values()):
+        if left := len(self._pending):
             self._say(f"waiting for the on-published command: {left} product(s) left")
         self._waiting.put(None)
-        # In steps, so that Ctrl-C is heard.
-        while not self._ended.wait(timeout=0.2):
-            pass
+        while not self._has_ended(within_s=0.2):
+            pass  # in steps, so that Ctrl-C is heard
+        self._settle_the_rest()
+
+    def _has_ended(self, within_s: float) -> bool:
+        # An exception out of a signal's handler must not meet Python's own code for threads: it
+        # would leave locks taken, and Thread.join takes a thread for ended that runs on
+        # (until CPython 3.12).
+        with interrupts_deferred():
+            return self._ended.wait(within_s)
 
     def _work(self) -> None:
         try:
-            self._work_off()
+            while (number := self._waiting.get()) is not None and not self._stopped.is_set():
+                self._settle(number, self._run(self._pending[number]))
         finally:
             self._ended.set()
 
-    def _work_off(self) -> None:
-        while (record := self._waiting.get()) is not None:
-            fault = "it was stopped before" if self._stopped.is_set() else self._run(record)
+    def _settle_the_rest(self) -> None:
+        for number in sorted(self._pending):
+            self._settle(number, "it was stopped before")
+
+    def _settle(self, number: int, fault: str | None) -> None:
+        """Count and log what came of a product, unless that was done."""
+        with self._settling:
+            record = self._pending.pop(number, None)
+            if record is None:
+                return
             if fault is None:
                 self.counts["handed_over"] += 1
                 self._log.add("handed-over", group=record.id, path=record.path)
-                continue
+                return
             self.counts["hand_overs_failed"] += 1
             self._log.add("hand-over-failed", group=record.id, path=record.path, reason=fault)
-            self._say(f"on-published command failed for {record.path}: {fault}")
+        self._say(f"on-published command failed for {record.path}: {fault}")
 
     def _say(self, text: str) -> None:
         # Where nobody listens any more, the count and the log still tell.
@@ -161,18 +182,6 @@ class HandOver:
         if running.returncode == 0:
             return None
         return f"exit code {running.returncode}" + (f": {text}" if text else "")
-
-
-def _wait_through(ended: threading.Event) -> None:
-    """Wait for the end of what was killed, also when Ctrl-C comes again meanwhile."""
-    interrupt: KeyboardInterrupt | None = None
-    while not ended.is_set():
-        try:
-            ended.wait(timeout=0.2)
-        except KeyboardInterrupt as again:
-            interrupt = again
-    if interrupt is not None:
-        raise interrupt
 
 
 def check_command(command: str | None) -> None:

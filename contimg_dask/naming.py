@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from contimg_dask.errors import UsageError
 from contimg_dask.model import MJD_JD_OFFSET_D, Kind
 
 _SUBBAND_FILE = re.compile(
@@ -57,6 +58,25 @@ def stamp_to_mjd(stamp: str) -> float | None:
         moment = datetime.strptime(stamp, STAMP_FORMAT).replace(tzinfo=UTC)
     except ValueError:
         return None
+    return moment.timestamp() / 86400.0 + _MJD_OF_UNIX_EPOCH
+
+
+def moment_to_mjd(text: str | None) -> float | None:
+    """Return an ISO date or time (UTC) as MJD UTC [d]; None for None.
+
+    Raises
+    ------
+    UsageError
+        The text is no time.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(f"{text!r} is not a time: give UTC as in 2025-10-05T03:12:06") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
     return moment.timestamp() / 86400.0 + _MJD_OF_UNIX_EPOCH
 
 

@@ -18,6 +18,7 @@ import dask
 from distributed import Client, LocalCluster
 
 from contimg_dask.errors import ClusterError
+from contimg_dask.execution.interrupts import interrupts_deferred
 from contimg_dask.execution.scratch import scratch_directory
 
 _CONNECT_TIMEOUT_S = 5
@@ -85,14 +86,14 @@ def embedded_cluster(workers: int | None, memory_limit: str, dashboard: str) -> 
         quiet_distributed(),
         scratch_directory() as scratch,
     ):
-        with _interrupts_deferred():
+        with _in_full():
             # A cluster that is half up cannot be taken down in order.
             local = _start(count, memory_limit, dashboard, scratch)
             client = Client(local, set_as_default=False)
         try:
             yield _checked(client, dashboard=local.dashboard_link, halt=lambda: _close(local))
         finally:
-            with _interrupts_deferred():
+            with _in_full():
                 client.close()
                 _close(local)
 
@@ -121,8 +122,8 @@ def _start(workers: int, memory_limit: str, dashboard: str, scratch: str) -> Loc
 
 
 @contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Keep Ctrl-C and SIGTERM for later, so that starting and stopping are done in full."""
+def _in_full() -> Iterator[None]:
+    """Start or stop a cluster without being interrupted in the middle of it."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals go to the main thread only
         return
@@ -131,15 +132,11 @@ def _interrupts_deferred() -> Iterator[None]:
     # unblock it when it starts, so it is started before.
     resource_tracker.ensure_running()
     was_blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    kept: list[int] = []
-    handler = signal.signal(signal.SIGTERM, lambda number, _: kept.append(number))
     try:
-        yield
+        with interrupts_deferred():
+            yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, was_blocked)
-    if kept:
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

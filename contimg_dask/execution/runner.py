@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from distributed import Client, Future, KilledWorker
 from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
 
-from contimg_dask.errors import ContimgError, WorkerLostError
+from contimg_dask.errors import ContimgError, SchedulerLostError, WorkerLostError
 from contimg_dask.execution import steps
 from contimg_dask.execution.cleaning import Cleaning
 from contimg_dask.execution.cluster import Cluster, hosts
@@ -248,7 +248,8 @@ def _outcome(future: Future[Any]) -> tuple[Product | None, ContimgError | None]:
     except (FutureCancelledError, FuturesCancelledError):
         error = None
     if error is None:
-        return None, WorkerLostError("the node the group ran on was lost, or its scheduler")
+        # Dask gives a worker's death a name; without one the connection went, or the scheduler.
+        return None, SchedulerLostError("the scheduler was lost while it worked on the group")
     if isinstance(error, ContimgError):
         return None, error
     if isinstance(error, KilledWorker):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -76,8 +77,8 @@ def _owner_in(name: str) -> Owner | None:
 def _is_dead(path: Path) -> bool:
     owner = _owner_in(path.name)
     try:
-        if owner is None or path.stat().st_uid != os.getuid():
-            return False
+        status = path.lstat()  # others may put links in the temporary directory
     except OSError:
         return False  # removed just now
-    return is_running(owner) is False
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return owner is not None and ours and is_running(owner) is False

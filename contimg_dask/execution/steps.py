@@ -11,7 +11,6 @@ import contextlib
 import errno
 import functools
 import os
-import shutil
 import socket
 import threading
 import time
@@ -79,7 +78,7 @@ def _explaining(plan: ConversionPlan) -> Iterator[None]:
         except OutputError as error:
             # casacore reports a full disk only in its text.
             if os.strerror(errno.ENOSPC) in str(error):
-                raise NoSpaceError(_no_space_text(plan), path=plan.target) from error
+                raise NoSpaceError(_no_space_text(plan, error.path), path=plan.target) from error
             raise
 
 
@@ -98,6 +97,8 @@ def _working(plan: ConversionPlan, attempt: Attempt) -> Iterator[AttemptFiles]:
         except (OSError, ContimgError) as error:
             if not os.path.isdir(files.directory):
                 raise AttemptGoneError(f"attempt {attempt.name} was given up") from error
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = files.directory  # what is written elsewhere names its files
             raise
 
 
@@ -114,23 +115,22 @@ def _explained(plan: ConversionPlan, error: OSError) -> ContimgError:
     return OutputError(f"{where}: {error.strerror or error}", code="io-error", path=str(where))
 
 
-def _no_space_text(plan: ConversionPlan, filename: str | None = None) -> str:
+def _no_space_text(plan: ConversionPlan, where: str | None) -> str:
     return (
-        f"{_full_place(plan, filename)}: the file system became full while {plan.group_id} was "
+        f"{_full_place(plan, where)}: the file system became full while {plan.group_id} was "
         f"written, which needs {megabytes(plan.bytes_staged)}: free some space"
     )
 
 
-def _full_place(plan: ConversionPlan, filename: str | None) -> str:
-    """Return which of the places a group is written to is full: most errors do not say."""
-    places = dict.fromkeys([*(tier.root for tier in plan.tiers), os.path.dirname(plan.target)])
-    ancestors = {place: existing_ancestor(Path(place)) for place in places}
-    if filename is not None:
-        device = os.stat(existing_ancestor(Path(filename))).st_dev
-        named = [place for place, found in ancestors.items() if os.stat(found).st_dev == device]
-        if named:
-            return named[0]
-    return min(places, key=lambda place: shutil.disk_usage(ancestors[place]).free)
+def _full_place(plan: ConversionPlan, where: str | None) -> str:
+    """Return that of the places a group is written to which shares its file system with a file."""
+    places = [*(tier.root for tier in plan.tiers), os.path.dirname(plan.target)]
+    device = _device(where or plan.home_root)
+    return next((place for place in places if _device(place) == device), where or plan.home_root)
+
+
+def _device(path: str) -> int:
+    return os.stat(existing_ancestor(Path(path))).st_dev
 
 
 def _record(step: str, start_s: float) -> StepRecord:

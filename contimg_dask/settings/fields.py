@@ -138,3 +138,32 @@ class Settings:
         default=None,
         metadata=_takes("groups at the same time per node; none: 2", minimum=1),
     )
+    catalogue: str | None = field(
+        default=None,
+        metadata=_takes(
+            "file of an SQLite catalogue, or a database URL; none: "
+            "$XDG_STATE_HOME/contimg-dask/catalogue.sqlite, usually below ~/.local/state"
+        ),
+    )
+    retry_delay_s: int = field(
+        default=10,
+        metadata=_takes(
+            "seconds a dispatcher waits before a second attempt; six and thirty times as long "
+            "before the third and fourth",
+            minimum=0,
+        ),
+    )
+    stop_timeout_s: int = field(
+        default=60,
+        metadata=_takes(
+            "seconds in which a dispatcher that is stopped finishes what runs; then it is given back",
+            minimum=0,
+        ),
+    )
+    dispatcher_lease_s: int = field(
+        default=30,
+        metadata=_takes(
+            "seconds after which another dispatcher may take over from one that has gone silent",
+            minimum=5,
+        ),
+    )

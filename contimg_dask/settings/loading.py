@@ -104,6 +104,17 @@ def describe(loaded: LoadedSettings) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def catalogue_place(settings: Settings, environ: Mapping[str, str] | None = None) -> str:
+    """Return where the catalogue is: as configured, else the usual file of this user."""
+    if settings.catalogue is not None:
+        return settings.catalogue
+    environ = os.environ if environ is None else environ
+    state = environ.get("XDG_STATE_HOME") or str(
+        Path(environ.get("HOME", "/var/lib")) / ".local" / "state"
+    )
+    return str(Path(state) / "contimg-dask" / "catalogue.sqlite")
+
+
 def size_bytes(text: str) -> int:
     """Read a size such as ``4GiB`` or ``500 MB``.
 

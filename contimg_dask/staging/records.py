@@ -206,10 +206,11 @@ def _gone(path: str) -> AttemptGoneError:
 
 
 @contextmanager
-def seized(root: str, record: AttemptRecord) -> Iterator[str | None]:
+def seized(root: str, record: AttemptRecord, *, given_up: bool = False) -> Iterator[str | None]:
     """Take hold of a record when its attempt is dead; yields why it is alive, or None.
 
-    While it is held no step of the attempt can begin.
+    While it is held no step of the attempt can begin. An attempt that was ``given_up`` is dead
+    also while its owner lives, but not while a step of it runs.
     """
     try:
         descriptor = os.open(record.path_in(root), os.O_RDWR | os.O_CLOEXEC)
@@ -224,7 +225,7 @@ def seized(root: str, record: AttemptRecord) -> Iterator[str | None]:
             return
         except OSError:
             pass  # a file system without locks
-        yield _why_alive(record.owner, os.fstat(descriptor).st_mtime)
+        yield None if given_up else _why_alive(record.owner, os.fstat(descriptor).st_mtime)
     finally:
         os.close(descriptor)
 

@@ -11,7 +11,7 @@ import glob
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from contimg_dask.copying import allocated_bytes
@@ -40,7 +40,18 @@ class Leftover:
     removed: bool = False
 
 
-def sweep(root: str, *, dry_run: bool = False) -> list[Leftover]:
+def _owner_decides(record: AttemptRecord) -> bool:
+    """Say of no attempt that it was given up."""
+    del record
+    return False
+
+
+def sweep(
+    root: str,
+    *,
+    dry_run: bool = False,
+    given_up: Callable[[AttemptRecord], bool] = _owner_decides,
+) -> list[Leftover]:
     """Remove every dead attempt of a tier, and return all attempts that were found.
 
     Parameters
@@ -49,6 +60,8 @@ def sweep(root: str, *, dry_run: bool = False) -> list[Leftover]:
         The tier's staging directory; none there is nothing to do.
     dry_run
         Only tell.
+    given_up
+        Tells of an attempt whether its owner has given it up, and lives on.
 
     Raises
     ------
@@ -58,14 +71,19 @@ def sweep(root: str, *, dry_run: bool = False) -> list[Leftover]:
     if not os.path.isdir(root):
         return []
     with locked_root(root):
-        return remove_dead(root, dry_run=dry_run)
+        return remove_dead(root, dry_run=dry_run, given_up=given_up)
 
 
-def remove_dead(root: str, *, dry_run: bool = False) -> list[Leftover]:
+def remove_dead(
+    root: str,
+    *,
+    dry_run: bool = False,
+    given_up: Callable[[AttemptRecord], bool] = _owner_decides,
+) -> list[Leftover]:
     """Do the work of `sweep`; the caller holds the tier's lock."""
     found = []
     for record in read_records(root):
-        with seized(root, record) as alive:
+        with seized(root, record, given_up=given_up(record)) as alive:
             leftover = _leftover(root, record, alive)
             if alive is None and not dry_run:
                 _settle(record)

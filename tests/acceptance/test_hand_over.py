@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -236,37 +237,89 @@ def begin(*arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def test_an_interrupt_ends_the_command_with_what_it_started(
-    good: Path, tmp_path: Path, client: Client
-) -> None:
+@dataclass
+class Doomed:
+    """A conversion of five groups whose command for the first product does not end."""
+
+    process: subprocess.Popen[str]
+    log: Path
+    pids: Path
+    children: list[int] = field(default_factory=list)
+    said: str = ""
+
+    def wait_until_all_are_published(self) -> None:
+        """Return when the log says so; only the command is waited for then, or soon."""
+        deadline_s = time.monotonic() + 60
+        while not (self.pids.exists() and self.log.read_text().count('"group-published"') == 5):
+            assert self.process.poll() is None
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        self.children = [int(text) for text in self.pids.read_text().split()]
+
+    def wait_until_it_says_that_it_waits(self) -> None:
+        """Return when the command says that it waits for the products that are left."""
+        assert self.process.stderr is not None
+        while "waiting for the on-published command" not in self.said:
+            self.said += self.process.stderr.readline()
+            assert self.process.poll() is None
+
+    def assert_ended_in_order(self) -> None:
+        """All that was published is told to have failed to be handed over, and nothing runs on."""
+        start_s = time.monotonic()
+        stdout, stderr = self.process.communicate(timeout=60)
+        assert time.monotonic() - start_s < 10
+        assert self.process.returncode == 130
+        assert "Traceback" not in self.said + stderr
+        assert json.loads(stdout)["counts"]["published"] == 5
+        deadline_s = time.monotonic() + 5
+        while any(is_running(pid) for pid in self.children):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        kinds = [event["event"] for event in events_in(self.log)]
+        assert kinds.count("hand-over-failed") == 5
+        assert kinds[-1] == "run-stopped"
+
+
+@pytest.fixture
+def doomed(good: Path, tmp_path: Path, client: Client) -> Doomed:
+    """A conversion that is running."""
     text = "sleep 100 & echo $$ $! > pids.new; mv pids.new pids; wait"
     log = tmp_path / "events"
     process = begin(
         "convert", good, tmp_path / "out", "--expected-subbands", "2", *on(client), "--json",
         "--on-published", hook(tmp_path, text), "--event-log", log,
     )  # fmt: skip
-    pids = tmp_path / "spool" / "pids"
-    deadline_s = time.monotonic() + 60
-    # All products are there by then, so that only the command is waited for.
-    while not (pids.exists() and log.read_text().count('"group-published"') == 5):
-        assert process.poll() is None
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    children = [int(text) for text in pids.read_text().split()]
-    start_s = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert time.monotonic() - start_s < 10
-    assert process.returncode == 130
-    assert "Traceback" not in stderr
-    assert json.loads(stdout)["counts"]["published"] == 5
-    deadline_s = time.monotonic() + 5
-    while any(is_running(pid) for pid in children):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    kinds = [event["event"] for event in events_in(log)]
-    assert kinds.count("hand-over-failed") == 5
-    assert kinds[-1] == "run-stopped"
+    return Doomed(process=process, log=log, pids=tmp_path / "spool" / "pids")
+
+
+def test_an_interrupt_ends_the_command_with_what_it_started(doomed: Doomed) -> None:
+    doomed.wait_until_all_are_published()
+    os.killpg(doomed.process.pid, signal.SIGINT)
+    doomed.assert_ended_in_order()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_only_the_command_is_waited_for_ends_it_in_the_same_way(
+    doomed: Doomed, number: signal.Signals
+) -> None:
+    doomed.wait_until_all_are_published()
+    doomed.wait_until_it_says_that_it_waits()
+    time.sleep(0.1)
+    os.killpg(doomed.process.pid, number)
+    doomed.assert_ended_in_order()
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.002, 0.05])
+def test_an_impatient_ctrl_c_again_and_again_ends_it_in_the_same_way(
+    doomed: Doomed, pause_s: float
+) -> None:
+    doomed.wait_until_all_are_published()
+    doomed.wait_until_it_says_that_it_waits()
+    with suppress(ProcessLookupError):
+        for _ in range(20):
+            os.killpg(doomed.process.pid, signal.SIGINT)
+            time.sleep(pause_s)
+    doomed.assert_ended_in_order()
 
 
 def is_running(pid: int) -> bool:

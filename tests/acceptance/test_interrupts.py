@@ -20,15 +20,16 @@ from .conftest import COMMAND, make_groups, tree
 STOP_LIMIT_S = 20
 
 
-def begin(incoming: Path, out: Path) -> subprocess.Popen[str]:
+def begin(incoming: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     """Start a conversion as a terminal would: leader of a process group of its own."""
     return subprocess.Popen(
-        [COMMAND, "convert", incoming, out, "--expected-subbands", "4", "--json", "--workers", "1"],
+        [COMMAND, "convert", incoming, out, "--expected-subbands", "4", "--json", "--workers", "1",
+         *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    )  # fmt: skip
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -40,20 +41,24 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("moment", "number"),
+    ("moment", "number", "times", "options"),
     [
-        ("starting", signal.SIGINT),
-        ("first", signal.SIGINT),
-        ("published", signal.SIGINT),
-        ("published", signal.SIGTERM),
+        ("starting", signal.SIGINT, 1, []),
+        # Another thread, which the system may choose to give the signal to.
+        ("starting", signal.SIGINT, 1, ["--on-published", "true"]),
+        ("first", signal.SIGINT, 1, []),
+        ("first", signal.SIGINT, 20, []),
+        ("published", signal.SIGINT, 1, []),
+        ("published", signal.SIGTERM, 1, []),
+        ("published", signal.SIGTERM, 20, ["--on-published", "true"]),
     ],
 )
 def test_an_interrupted_conversion_leaves_whole_products_and_nothing_else(
-    moment: str, number: signal.Signals, tmp_path: Path
+    moment: str, number: signal.Signals, times: int, options: list[str], tmp_path: Path
 ) -> None:
     incoming, out = tmp_path / "in", tmp_path / "out"
     make_groups(incoming, groups=12, subbands=4, antennas=24, integrations=8, channels=48)
-    process = begin(incoming, out)
+    process = begin(incoming, out, *options)
     wait_for(
         {
             "starting": lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 2,
@@ -64,10 +69,12 @@ def test_an_interrupted_conversion_leaves_whole_products_and_nothing_else(
     )
     workers = psutil.Process(process.pid).children(recursive=True)
     start_s = time.monotonic()
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # a terminal's Ctrl-C goes to every process
-    else:
-        process.send_signal(number)
+    for _ in range(times):
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # a terminal's Ctrl-C goes to every process
+        else:
+            process.send_signal(number)
+        time.sleep(0.02)
     stdout, stderr = process.communicate(timeout=60)
     assert time.monotonic() - start_s < STOP_LIMIT_S
     assert process.returncode == 130

@@ -392,6 +392,24 @@ def test_a_full_file_system_where_a_product_belongs_is_named(
         assert str(mapped) in str(fail_for_want_of_space(plan, "destination"))
 
 
+@pytest.mark.usefixtures("trusting")
+def test_the_file_system_that_became_full_is_named_and_not_another_one_with_less_room(
+    incoming: Path, tmp_path: Path
+) -> None:
+    with (
+        mounted(tmp_path / "tmpfs", 2 * MIB) as tmpfs,
+        mounted(tmp_path / "mapped", 4 * MIB) as mapped,
+    ):
+        (plan, _) = plans(
+            incoming, tmp_path / "out", lambda name, _: f"{mapped}/{name}.ms",
+            stage_to_tmpfs=True, tmpfs_path=str(tmpfs), tmpfs_budget="1MB",
+        )  # fmt: skip
+        # The part of the copy that was made is gone by the time the error is told.
+        text = str(fail_for_want_of_space(plan, "destination"))
+        assert text.startswith(f"{mapped}: the file system became full")
+        assert str(tmpfs) not in text
+
+
 def test_a_target_whose_own_file_system_is_too_small_is_refused_before_anything_is_written(
     incoming: Path, tmp_path: Path
 ) -> None:
@@ -405,6 +423,10 @@ def test_a_target_whose_own_file_system_is_too_small_is_refused_before_anything_
         assert isinstance(decision, GroupRecord)
         assert decision.reason is not None
         assert decision.reason.code == "no-space"
+        # 0.8 × 4 MiB
+        assert decision.reason.text.startswith(f"{mapped}: 3.4 MB to use")
+        assert " MB needed" in decision.reason.text
+        assert_nothing_left(mapped)
 
 
 @pytest.mark.parametrize("made", [True, False])

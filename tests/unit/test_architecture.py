@@ -23,7 +23,7 @@ ENVIRONMENT_READERS = {
 }
 
 # Where one group's failure must not end the others', whatever it is: there it becomes a record.
-BROAD_EXCEPT_PLACES = ("contimg_dask/execution/",)
+BROAD_EXCEPT_PLACES = ("contimg_dask/execution/", "contimg_dask/dispatching/dispatcher.py")
 
 # Modules that may import inside a function, and why.
 LATE_IMPORTS = {

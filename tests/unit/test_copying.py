@@ -19,6 +19,7 @@ from contimg_dask.copying import (
     copy_range,
     copy_tree,
     data_extents,
+    sync_path,
     sync_tree,
 )
 
@@ -175,6 +176,23 @@ def test_what_the_file_system_refuses_is_reported(
     with pytest.raises(OSError) as caught:
         copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
     assert caught.value.errno == number
+
+
+def test_a_write_that_fails_names_the_file_it_was_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "a").write_bytes(block(1))
+    monkeypatch.setattr(os, "copy_file_range", full)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert caught.value.filename == str(tmp_path / "b")
+    with pytest.raises(OSError, match="No space") as caught:
+        sync_path(str(tmp_path))
+    assert caught.value.filename == str(tmp_path)
 
 
 @pytest.mark.parametrize("number", [errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])

@@ -285,7 +285,7 @@ def test_ctrl_c_while_waiting_loses_no_failure_however_slow_the_log_and_often_it
 
     monkeypatch.setattr(EventLog, "add", slow)
     with (
-        pytest.raises(KeyboardInterrupt),
+        suppress(KeyboardInterrupt),
         handing(tmp_path, script(tmp_path, "touch $0.begun; sleep 100")) as hand,
     ):
         for number in range(3):
@@ -296,6 +296,30 @@ def test_ctrl_c_while_waiting_loses_no_failure_however_slow_the_log_and_often_it
     assert hand.over.counts == {"handed_over": 0, "hand_overs_failed": 3}
     kinds = [event["event"] for event in hand.events]
     assert kinds == ["hand-over-failed"] * 3 + ["run-stopped"]
+
+
+def test_what_does_not_die_is_not_waited_for_for_ever_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a process that hangs on a file system which does not answer.
+    monkeypatch.setattr(hand_over, "_kill", lambda running: None)
+    monkeypatch.setattr(hand_over, "_DYING_S", 0.2)
+    start_s = time.monotonic()
+    with (
+        suppress(KeyboardInterrupt),
+        handing(tmp_path, script(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 100")) as hand,
+    ):
+        for number in range(3):
+            hand.over.add(record(number))
+        pid = read_pid(tmp_path / "pid")
+        raise KeyboardInterrupt
+    assert time.monotonic() - start_s < SOON_S
+    psutil.Process(pid).kill()
+    wait_until(hand.over._ended.is_set)
+    assert hand.over.counts == {"handed_over": 0, "hand_overs_failed": 3}
+    *failed, last = hand.events
+    assert [event["group"] for event in failed] == [record(number).id for number in range(3)]
+    assert last["event"] == "run-stopped"
 
 
 def test_leaving_in_the_moment_a_command_starts_does_not_wait_for_it(

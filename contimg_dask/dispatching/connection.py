@@ -1,0 +1,188 @@
+"""The cluster as the dispatcher sees it: it may go at any time, and come back as another one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+
+from contimg_dask.batch import open_cluster
+from contimg_dask.convert import convert_in_order, recipe
+from contimg_dask.dispatching.placing import Load, Node
+from contimg_dask.errors import ClusterError, ContimgError
+from contimg_dask.execution.cluster import Cluster
+from contimg_dask.execution.nodes import Nodes
+from contimg_dask.execution.runner import AttemptRunner, Completion, Listener
+from contimg_dask.model import Attempt, ConversionPlan, Owner, Tier
+from contimg_dask.settings import Settings
+
+_TRY_AGAIN_AFTER_S = 3.0
+_WATCH_EVERY_S = 5.0
+_SWEEP_EVERY_S = 300.0
+
+
+class Connection:
+    """Runs attempts on the cluster of the settings while there is one.
+
+    Parameters
+    ----------
+    settings
+        Say where the scheduler is, or that the cluster is an embedded one.
+    listener
+        Hears of progress.
+    on_line
+        Is told when the cluster comes and goes, once each.
+    """
+
+    def __init__(
+        self, settings: Settings, listener: Listener, on_line: Callable[[str], None]
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._on_line = on_line
+        self._stack: ExitStack | None = None
+        self._cluster: Cluster | None = None
+        self._runner: AttemptRunner | None = None
+        self._nodes: Nodes | None = None
+        self._started_s: dict[str, float] = {}
+        self._try_at_s = 0.0
+        self._watch_at_s = 0.0
+        self._sweep_at_s = 0.0
+        self.trouble: str | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether attempts can be run."""
+        return self._runner is not None and self._runner.connected
+
+    @property
+    def dashboard(self) -> str | None:
+        """Address of the Dask dashboard."""
+        cluster = self._cluster  # asked by the thread of the lease, too
+        return None if cluster is None else cluster.dashboard
+
+    @property
+    def workers(self) -> dict[str, int]:
+        """Number of workers by node."""
+        cluster = self._cluster
+        return {} if cluster is None else dict(cluster.nodes)
+
+    @property
+    def running(self) -> list[str]:
+        """Names of the attempts that have not been returned yet."""
+        return [] if self._runner is None else [r.attempt.name for r in self._runner.running]
+
+    def open(self) -> bool:
+        """Connect, unless that was tried a moment ago; return whether there is a cluster now."""
+        if self.connected:
+            return True
+        if time.monotonic() < self._try_at_s:
+            return False
+        self.close()
+        stack = ExitStack()
+        try:
+            self._cluster = stack.enter_context(open_cluster(self._settings))
+        except ClusterError as error:
+            stack.close()
+            self._try_at_s = time.monotonic() + _TRY_AGAIN_AFTER_S
+            if self.trouble is None:
+                self._on_line(f"no cluster: {error}; trying again every few seconds")
+            self.trouble = str(error)
+            return False
+        self._stack, self.trouble = stack, None
+        self._runner = AttemptRunner(self._cluster, recipe, convert_in_order, self._listener)
+        self._nodes = Nodes(self._cluster)
+        self._sweep_at_s = 0.0
+        nodes = ", ".join(f"{node} ({count})" for node, count in self._cluster.nodes.items())
+        self._on_line(f"connected to the cluster; nodes and their workers: {nodes}")
+        return True
+
+    def close(self) -> None:
+        """Give up what is in flight, remove its traces as far as can be, and let the cluster go."""
+        if self._runner is not None:
+            self._runner.close()
+        if self._nodes is not None and self.connected:
+            self._nodes.wait_for_sweeps(timeout_s=10.0)
+        if self._stack is not None:
+            self._stack.close()
+        self._stack = self._cluster = self._runner = self._nodes = None
+        self._started_s.clear()
+
+    def start(
+        self,
+        plan: ConversionPlan,
+        attempt: Attempt,
+        node: str,
+        *,
+        priority: int,
+        last_try: bool,
+    ) -> None:
+        """Hand an attempt to a node (`AttemptRunner.start`)."""
+        assert self._runner is not None  # the caller has seen nodes
+        self._started_s[attempt.name] = time.monotonic()
+        self._runner.start(plan, attempt, node, priority=priority, last_try=last_try)
+
+    def poll(self, timeout_s: float) -> Iterator[Completion]:
+        """Wait a moment, and yield the attempts that have ended and left nothing behind."""
+        if self._runner is None:
+            time.sleep(timeout_s)
+            return
+        for completion in self._runner.poll(timeout_s):
+            self._started_s.pop(completion.attempt.name, None)
+            yield completion
+
+    def watch(self, tiers: Collection[tuple[Tier, ...]]) -> bool:
+        """Every few seconds, count the nodes and have them measure their room; tell if it was done."""
+        if self._runner is None or self._nodes is None or time.monotonic() < self._watch_at_s:
+            return False
+        self._watch_at_s = time.monotonic() + _WATCH_EVERY_S
+        self._runner.watch_nodes()
+        if tiers:
+            self._nodes.ask_room(tuple(dict.fromkeys(tier for some in tiers for tier in some)))
+        return True
+
+    def sweep(self, roots: Sequence[str], owners: Sequence[Owner]) -> None:
+        """After connecting, and every few minutes, have nodes remove what was given up on them."""
+        if self._nodes is None or not roots or time.monotonic() < self._sweep_at_s:
+            return
+        self._sweep_at_s = time.monotonic() + _SWEEP_EVERY_S
+        self._nodes.sweep(roots, owners, self.running)
+
+    def nodes(self, draining: Collection[str], tier: Tier, alone: Collection[str]) -> list[Node]:
+        """Return the nodes, what runs on each, and the room of a tier there.
+
+        Parameters
+        ----------
+        draining
+            Nodes that take nothing more.
+        tier
+            The tier whose room matters.
+        alone
+            Names of attempts that nothing may run beside.
+        """
+        if self._runner is None or self._cluster is None or self._nodes is None:
+            return []
+        found = []
+        for name, workers in self._cluster.nodes.items():
+            here = [r for r in self._runner.running if r.node == name]
+            measured_s = self._nodes.measured_s(name)
+            unseen = [r for r in here if self._started_s.get(r.attempt.name, 0.0) >= measured_s]
+            found.append(
+                Node(
+                    name=name,
+                    workers=workers,
+                    loads=tuple(
+                        Load(bytes_staged=r.plan.bytes_staged, alone=r.attempt.name in alone)
+                        for r in here
+                    ),
+                    room_bytes=self._nodes.room_bytes(name, tier),
+                    unseen_bytes=sum(r.plan.bytes_staged for r in unseen),
+                    draining=name in draining,
+                )
+            )
+        return found
+
+    def give_up(self, name: str, error: ContimgError) -> None:
+        """End an attempt with this error; `poll` returns it when its traces are removed."""
+        if self._runner is not None:
+            self._runner.give_up(name, error)

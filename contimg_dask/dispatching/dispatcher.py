@@ -1,0 +1,286 @@
+"""The loop: claim the next group, have it converted, record what came of it; for months.
+
+The catalogue is the truth. What this process knows beyond it is worth nothing: killed at any line,
+it leaves groups that its successor finds out about (`recovery`).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from contimg_dask.catalogue import nodes as known_nodes
+from contimg_dask.catalogue import queue
+from contimg_dask.catalogue.leases import paused
+from contimg_dask.catalogue.opening import Catalogue, CatalogueError
+from contimg_dask.catalogue.records import QueuedGroup
+from contimg_dask.dispatching.connection import Connection
+from contimg_dask.dispatching.leasing import LeaseKeeper
+from contimg_dask.dispatching.outcomes import INTERRUPTED, Claim, Outcomes
+from contimg_dask.dispatching.placing import Need, choose
+from contimg_dask.dispatching.preparing import Hold, Preparer, Ready
+from contimg_dask.dispatching.reading import JobReader
+from contimg_dask.dispatching.recovery import recover
+from contimg_dask.dispatching.retrying import MOST_ATTEMPTS
+from contimg_dask.errors import CancelledError, ContimgError, SchedulerLostError
+from contimg_dask.execution.runner import Completion
+from contimg_dask.model import Attempt, Owner, Publication, Reason
+from contimg_dask.settings import Settings
+from contimg_dask.staging.owners import current_owner
+
+_POLL_S = 0.5
+_CATALOGUE_AGAIN_S = 2.0
+_LIVE_FIRST = 10**12
+_PRIORITY_STEP = 10**8
+_STOPPED = Reason(code=INTERRUPTED, text="its dispatcher was stopped before it was done")
+
+
+class LeaseLostError(ContimgError):
+    """Another dispatcher may have taken over: this one has stopped."""
+
+    code = "lease-lost"
+
+
+class Dispatcher:
+    """Works on a catalogue's queue until it is asked to stop.
+
+    Parameters
+    ----------
+    catalogue
+        Whose queue.
+    settings
+        The dispatcher's own: the cluster, how many groups per node.
+    outcomes, preparer, reader, connection
+        Its parts.
+    on_line
+        Is told what operators want to know.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        settings: Settings,
+        *,
+        outcomes: Outcomes,
+        preparer: Preparer,
+        reader: JobReader,
+        connection: Connection,
+        on_line: Callable[[str], None],
+    ) -> None:
+        self._catalogue = catalogue
+        self._settings = settings
+        self._outcomes = outcomes
+        self._preparer = preparer
+        self._reader = reader
+        self._connection = connection
+        self._on_line = on_line
+        self._claims: dict[str, Claim] = {}
+        self._done: deque[Completion] = deque()
+        self._draining: frozenset[str] = frozenset()
+        self._owners: tuple[Owner, ...] = (current_owner(),)
+        self._token = ""
+        self._sequence = 0
+        self._state = "starting"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what to show of this dispatcher, as plain JSON types."""
+        return {
+            "state": self._state,
+            "scheduler": self._settings.scheduler or "embedded",
+            "dashboard": self._connection.dashboard,
+            "running": len(self._claims),
+            "workers": self._connection.workers,
+        }
+
+    def run(self, lease: LeaseKeeper, stop_asked: Callable[[], int], stop_timeout_s: float) -> None:
+        """Work until asked to stop, then finish or give back what runs.
+
+        Parameters
+        ----------
+        lease
+            Held by the caller.
+        stop_asked
+            How often the process was asked to stop: once lets what runs finish, twice gives it
+            back at once.
+        stop_timeout_s
+            What runs longer than that after the first time is given back.
+
+        Raises
+        ------
+        LeaseLostError
+            Nothing more was written to the catalogue.
+        ContimgError
+            The thread that reads jobs has died.
+        """
+        self._token = lease.token
+        if lease.predecessor is not None and lease.predecessor not in self._owners:
+            self._owners = (*self._owners, lease.predecessor)
+        recovered = self._until_it_works(lease, lambda: recover(self._catalogue, self._outcomes))
+        if recovered:
+            self._on_line(f"{len(recovered)} group(s) were running when their dispatcher ended")
+        for job_id in {queued.job_id for queued in recovered}:
+            self._until_it_works(lease, lambda job_id=job_id: self._preparer.know(job_id))  # type: ignore[misc]
+        self._reader.start()
+        try:
+            while not stop_asked():
+                self._until_it_works(lease, self._turn)
+            self._finish(lease, stop_asked, stop_timeout_s)
+        finally:
+            self._connection.close()
+            self._reader.stop()
+
+    def _until_it_works(self, lease: LeaseKeeper, work: Callable[[], Any]) -> Any:
+        """Do something with the catalogue, again and again while it cannot be reached."""
+        told = False
+        while True:
+            if lease.lost:
+                raise LeaseLostError
+            if not self._reader.healthy:
+                raise ContimgError("the thread that reads jobs has died: see its traceback")
+            try:
+                return work()
+            except CatalogueError as error:
+                if not told:
+                    self._on_line(f"{error}; trying again")
+                told = True
+                time.sleep(_CATALOGUE_AGAIN_S)
+
+    def _turn(self) -> None:
+        self._keep_connected()
+        if self._connection.connected:
+            self._look_around()
+            while self._start_next():
+                pass
+        self._record(_POLL_S)
+
+    def _keep_connected(self) -> None:
+        if self._connection.connected:
+            return
+        for name in self._connection.running:
+            self._connection.give_up(name, SchedulerLostError())
+        if not self._connection.running and not self._connection.open():
+            self._state = f"waiting for the cluster: {self._connection.trouble}"
+
+    def _look_around(self) -> None:
+        """Count nodes, hear of people's wishes, have nodes swept; every few seconds."""
+        if not self._connection.watch(self._preparer.tiers):
+            return
+        for name, workers in self._connection.workers.items():
+            known_nodes.seen(self._catalogue, name, workers, {})
+        self._draining = known_nodes.draining_names(self._catalogue)
+        doomed = queue.cancel_requests(self._catalogue)
+        for name, claim in self._claims.items():
+            if claim.queued.key in doomed:
+                self._connection.give_up(name, CancelledError())
+        self._connection.sweep(self._preparer.staging_roots(), self._owners)
+
+    def _start_next(self) -> bool:
+        """Start the first group of the queue that is due; tell whether there may be another one."""
+        if (pause := paused(self._catalogue)) is not None:
+            self._state = f"paused: {pause.reason}" if pause.reason else "paused"
+            return False
+        due = queue.next_queued(
+            self._catalogue, time.time(), 1, exclude=[c.queued.key for c in self._claims.values()]
+        )
+        if not due:
+            self._state = "converting" if self._claims else "idle"
+            return False
+        prepared = self._prepare(due[0])
+        if isinstance(prepared, Hold):
+            self._state = prepared.text
+            return False
+        if prepared is None:
+            return True
+        node = self._node_for(prepared)
+        if node is None:
+            self._state = "converting" if self._claims else "waiting: every node is being drained"
+            return False
+        self._state = "converting"
+        return self._start(prepared, node)
+
+    def _prepare(self, queued: QueuedGroup) -> Ready | Hold | None:
+        try:
+            return self._preparer.prepare(queued)
+        except CatalogueError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one group must not end the dispatcher, again and again
+            text = f"unexpected {type(error).__name__}: {str(error)[:300]}"
+            nowhere = Publication(output_dir=queued.output_dir)
+            self._outcomes.refused(queued, ContimgError(text), nowhere)
+            return None
+
+    def _node_for(self, ready: Ready) -> str | None:
+        queued = ready.queued
+        alone = {name for name, claim in self._claims.items() if claim.queued.attempts}
+        return choose(
+            self._connection.nodes(self._draining, ready.plan.proposed_tier, alone),
+            Need(
+                bytes_staged=ready.plan.bytes_staged,
+                alone=queued.attempts > 0,
+                avoid=queued.last_node if queued.attempts else None,
+                live=queued.live,
+            ),
+            self._settings.groups_in_flight or ready.request.in_flight,
+        )
+
+    def _start(self, ready: Ready, node: str) -> bool:
+        queued = ready.queued
+        number = queued.attempts + queued.interruptions + 1
+        name = f"{queued.id}.{number}.{uuid.uuid4().hex[:8]}"
+        self._preparer.forget(queued.key)
+        if not queue.begin_attempt(
+            self._catalogue, self._token, queued.key, name, number=number, node=node
+        ):
+            return True  # cancelled, or taken, a moment ago
+        self._claims[name] = Claim(queued=replace(queued, attempt=name), plan=ready.plan, node=node)
+        attempt = Attempt(number=number, name=name, submitted_s=time.time(), owner=self._owners[0])
+        last_try = queued.attempts + 1 >= MOST_ATTEMPTS
+        self._connection.start(
+            ready.plan, attempt, node, priority=self._priority(queued), last_try=last_try
+        )
+        return True
+
+    def _priority(self, queued: QueuedGroup) -> int:
+        """Return a priority no other attempt has: equal ones would be worked on in turns."""
+        self._sequence += 1
+        live = _LIVE_FIRST if queued.live else 0
+        return live + queued.priority * _PRIORITY_STEP - self._sequence
+
+    def _record(self, timeout_s: float) -> None:
+        """Wait a moment for attempts to end, and record them; none is lost if that fails."""
+        if not self._done:
+            self._done.extend(self._connection.poll(timeout_s))
+        while self._done:
+            done = self._done[0]
+            claim = self._claims.get(done.attempt.name)
+            if claim is not None:
+                self._outcomes.completed(claim, done)
+                del self._claims[done.attempt.name]
+            self._done.popleft()
+
+    def _finish(
+        self, lease: LeaseKeeper, stop_asked: Callable[[], int], stop_timeout_s: float
+    ) -> None:
+        self._state = "stopping"
+        deadline_s = time.monotonic() + stop_timeout_s
+        if self._claims:
+            self._on_line(f"stopping: {len(self._claims)} group(s) are being finished")
+        while self._claims and stop_asked() < 2 and time.monotonic() < deadline_s:
+            if not self._connection.connected:
+                break
+            self._until_it_works(lease, lambda: self._record(_POLL_S))
+        self._connection.close()
+        for name in list(self._claims):
+            self._until_it_works(lease, lambda name=name: self._give_back(name))  # type: ignore[misc]
+
+    def _give_back(self, name: str) -> None:
+        claim = self._claims[name]
+        queue.give_back(
+            self._catalogue, claim.queued.key, name, _STOPPED, counted=False, not_before_s=0.0
+        )
+        del self._claims[name]
+        self._on_line(f"given back {claim.queued.id}")

@@ -1,0 +1,95 @@
+"""What is known of a cluster's nodes: room in their tiers, and clearing up what was given up there."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from distributed import Future
+from distributed.client import ClosedClientError
+
+from contimg_dask.execution.cluster import Cluster
+from contimg_dask.execution.node_steps import measure_room, sweep_given_up
+from contimg_dask.model import Owner, Tier
+
+_HIGH_PRIORITY = 1_000_000_000
+_PATIENCE_S = 120.0
+
+
+class Nodes:
+    """Asks nodes things without waiting for them: a node that does not answer is not known.
+
+    Parameters
+    ----------
+    cluster
+        Whose ``nodes`` are asked.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._room: dict[str, dict[str, int]] = {}
+        self._measured_s: dict[str, float] = {}
+        self._asked: dict[str, tuple[float, Future[Any]]] = {}
+        self._sweeps: list[Future[Any]] = []
+
+    def ask_room(self, tiers: tuple[Tier, ...]) -> None:
+        """Have every node measure these tiers, but for those that have not answered yet."""
+        self._hear()
+        now_s = time.monotonic()
+        for node in self._cluster.nodes:
+            asked = self._asked.get(node)
+            if asked is None or now_s - asked[0] > _PATIENCE_S:
+                future = self._submit("room", node, measure_room, tiers)
+                if future is not None:
+                    self._asked[node] = (now_s, future)
+
+    def room_bytes(self, node: str, tier: Tier) -> int | None:
+        """Return what a tier could promise when the node was last asked, None if it never answered."""
+        self._hear()
+        return self._room.get(node, {}).get(tier.root)
+
+    def measured_s(self, node: str) -> float:
+        """Return when a node was asked what it last answered [monotonic s]; 0 where it never did."""
+        return self._measured_s.get(node, 0.0)
+
+    def sweep(self, roots: Sequence[str], owners: Sequence[Owner], alive: Collection[str]) -> None:
+        """Have every node remove what was given up there (`sweep_given_up`)."""
+        self._sweeps = [future for future in self._sweeps if not future.done()]
+        arguments = (tuple(roots), tuple(owners), frozenset(alive))
+        for node in self._cluster.nodes:
+            future = self._submit("sweep", node, sweep_given_up, *arguments)
+            if future is not None:
+                self._sweeps.append(future)
+
+    def wait_for_sweeps(self, timeout_s: float) -> None:
+        """Wait until the nodes have swept, but not longer than that [s]."""
+        deadline_s = time.monotonic() + timeout_s
+        while any(not future.done() for future in self._sweeps):
+            if time.monotonic() > deadline_s:
+                return
+            time.sleep(0.02)
+
+    def _submit(self, what: str, node: str, step: Any, *arguments: Any) -> Future[Any] | None:
+        with contextlib.suppress(ClosedClientError):
+            return self._cluster.client.submit(
+                step,
+                *arguments,
+                key=f"{what}-{node}-{uuid.uuid4().hex[:8]}",
+                workers=[node],
+                priority=_HIGH_PRIORITY,
+                pure=False,
+                retries=0,
+            )
+        return None
+
+    def _hear(self) -> None:
+        for node, (asked_s, future) in list(self._asked.items()):
+            if not future.done():
+                continue
+            del self._asked[node]
+            if future.status == "finished":
+                self._room[node] = future.result()
+                self._measured_s[node] = asked_s

@@ -1,0 +1,206 @@
+"""Submit a backlog: a job in the catalogue, and how many candidates its directory holds by name.
+
+No header is read here: the dispatcher does that in the background.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from contimg_dask.catalogue import jobs
+from contimg_dask.catalogue.arriving import arrive
+from contimg_dask.catalogue.opening import Catalogue
+from contimg_dask.catalogue.records import Arrived, Arriving, Job, NewJob
+from contimg_dask.discovery import clusters_by_name, discover, list_files, starts_within
+from contimg_dask.errors import UsageError
+from contimg_dask.grouping import group_files
+from contimg_dask.model import Group, Kind, Reason
+from contimg_dask.planning import is_convertible, options_of
+from contimg_dask.settings import Settings
+
+_OF_THE_DISPATCHER = frozenset(
+    {
+        "workers",
+        "scheduler",
+        "worker_memory_limit",
+        "dashboard_address",
+        "groups_in_flight",
+        "on_published",
+        "on_published_timeout_s",
+        "event_log",
+        "catalogue",
+        "retry_delay_s",
+        "stop_timeout_s",
+        "dispatcher_lease_s",
+    }
+)
+"""Settings of the process that dispatches; all others go with the job that was submitted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What is to be converted: groups of a directory whose first integration lies in [start, end).
+
+    Times are MJD UTC [d].
+    """
+
+    input_dir: Path
+    output_dir: Path
+    settings: Settings
+    kind: Kind = "science"
+    start_mjd: float | None = None
+    end_mjd: float | None = None
+    priority: int = 0
+    label: str = ""
+
+
+def submit(catalogue: Catalogue, backlog: Backlog) -> Job:
+    """Record a job, and return it with its number of candidates by name.
+
+    Raises
+    ------
+    UsageError
+        The directory cannot be listed, or the time range is empty.
+    CatalogueError
+        The catalogue cannot be written; nothing was submitted.
+    """
+    return jobs.add_job(catalogue, new_job(backlog))
+
+
+def new_job(backlog: Backlog) -> NewJob:
+    """Return a backlog as the job it becomes, with its number of candidates by name.
+
+    Raises
+    ------
+    UsageError
+        The directory cannot be listed, or the time range is empty.
+    """
+    check_range(backlog)
+    listed = list_files(backlog.input_dir, backlog.start_mjd, backlog.end_mjd)
+    return _new_job(backlog, len(clusters_by_name(listed)))
+
+
+def _new_job(backlog: Backlog, candidates: int) -> NewJob:
+    settings = backlog.settings
+    return NewJob(
+        label=backlog.label,
+        input_dir=str(backlog.input_dir.absolute()),
+        output_dir=str(backlog.output_dir.absolute()),
+        start_mjd=backlog.start_mjd,
+        end_mjd=backlog.end_mjd,
+        kind=backlog.kind,
+        expected_subbands=settings.expected_subbands,
+        min_subbands=settings.min_subbands,
+        priority=backlog.priority,
+        live=False,
+        settings=job_settings(settings),
+        options_hash=options_of(settings).digest,
+        candidates=candidates,
+        submitted_by=_submitter(),
+    )
+
+
+def job_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings that go with a job, as plain JSON types."""
+    return {
+        name: value for name, value in asdict(settings).items() if name not in _OF_THE_DISPATCHER
+    }
+
+
+def _submitter() -> str:
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def check_range(backlog: Backlog) -> None:
+    """Refuse an empty time range.
+
+    Raises
+    ------
+    UsageError
+        The start is not before the end.
+    """
+    start, end = backlog.start_mjd, backlog.end_mjd
+    if start is not None and end is not None and start >= end:
+        raise UsageError("the start of the time range is not before its end: nothing lies between")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreseen:
+    """What would become of a group: ``queued``, ``kept`` as it is, or ``failed``; and why."""
+
+    id: str
+    outcome: str
+    reason: Reason | None
+    present: tuple[int, ...]
+    missing: tuple[int, ...]
+    bytes_in: int
+
+
+def foresee(
+    catalogue: Catalogue | None, backlog: Backlog, progress: Callable[[int, int], None]
+) -> list[Foreseen]:
+    """Read the headers now, and tell what submitting would do with each group.
+
+    Parameters
+    ----------
+    catalogue
+        None where there is none yet.
+    backlog
+        What would be submitted.
+    progress
+        Called with (files done, files in all).
+
+    Raises
+    ------
+    UsageError
+        As `submit`.
+    """
+    check_range(backlog)
+    found = discover(
+        backlog.input_dir.absolute(),
+        start_mjd=backlog.start_mjd,
+        end_mjd=backlog.end_mjd,
+        progress=progress,
+    )
+    expected = backlog.settings.expected_subbands
+    arrivals = [
+        _arriving(group, backlog.settings)
+        for group in group_files(found.headers, found.unreadable, expected)
+        if starts_within(group, backlog.start_mjd, backlog.end_mjd)
+    ]
+    if catalogue is None:
+        return [_foreseen(one, known=None) for one in arrivals]
+    # The catalogue takes them in, says what became of each, and forgets about it.
+    arrived = arrive(catalogue, _new_job(backlog, len(arrivals)), arrivals, dry_run=True)
+    return [_foreseen(one, known) for one, known in zip(arrivals, arrived, strict=True)]
+
+
+def _arriving(group: Group, settings: Settings) -> Arriving:
+    fault = is_convertible(group, settings.min_subbands or group.expected, settings.spw)
+    return Arriving(group=group, whole=fault is None, fault=fault)
+
+
+def _foreseen(coming: Arriving, known: Arrived | None) -> Foreseen:
+    group, reason = coming.group, coming.fault
+    outcome = "queued" if coming.whole else "failed"
+    if known is not None and not known.changed:
+        text = f"it is {known.state} in the catalogue"
+        outcome, reason = "kept", Reason(code=f"is-{known.state}", text=text)
+    return Foreseen(
+        id=group.id if known is None else known.id,
+        outcome=outcome,
+        reason=reason,
+        present=group.present,
+        missing=group.missing,
+        bytes_in=group.bytes_in,
+    )

@@ -1,0 +1,1 @@
+"""The catalogue on real databases, every test on SQLite and on PostgreSQL."""
