@@ -106,7 +106,7 @@ def arrival(
         return "fail"
     if state in ("published", "removed") and whole and replace and not again:
         return "queue"
-    if state == "failed" and whole and untried:
+    if state == "failed" and whole and untried and not again:
         return "queue"
     if state == "cancelled" and again:
         return "keep"

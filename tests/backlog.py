@@ -9,14 +9,23 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import psutil
+
+from contimg_dask.catalogue.groups import count_by_state
+from contimg_dask.catalogue.jobs import is_job_done
+from contimg_dask.catalogue.opening import Catalogue, open_catalogue
+from contimg_dask.catalogue.queue import running
+from contimg_dask.catalogue.records import ProductRow
 from contimg_dask.publishing.manifest import read_manifest
 from contimg_dask.publishing.targets import fault_of_product, published_products
 from tests.acceptance.conftest import COMMAND, make_groups
-from tests.services import Deployment, deployed, until
+from tests.services import Deployment, Service, deployed, until
 
 TINY = {"antennas": 4, "integrations": 2, "channels": 4, "subbands": 2}
 FAULTS = {"truncated": "truncated", "wrong-antennas": "subbands-disagree"}
@@ -63,12 +72,17 @@ def contimg(*arguments: str | Path, catalogue: str, check: bool = True) -> Any:
 
 @dataclass(kw_only=True)
 class Killer:
-    """Kills services and workers at random moments, a bounded number of times."""
+    """Kills services and workers at random moments, a bounded number of times.
+
+    What was killed before has to have published something since: a heap of processes that all just
+    start would survive anything.
+    """
 
     deployment: Deployment
+    catalogue: Catalogue
     kills: int
     seed: int
-    every_s: tuple[float, float] = (1.0, 3.0)
+    after_s: tuple[float, float] = (0.1, 2.0)
     done: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -85,16 +99,52 @@ class Killer:
 
     def _work(self) -> None:
         chance = random.Random(self.seed)
+        published = 0
         while len(self.done) < self.kills:
-            if self._stopped.wait(chance.uniform(*self.every_s)):
+            while not self._is_at_work(published):
+                if self._stopped.wait(0.05):
+                    return
+            published = self._published()
+            if self._stopped.wait(chance.uniform(*self.after_s)):
                 return
-            what = chance.choice(["dispatcher", "scheduler", "worker", "workers"])
+            what = chance.choice(["dispatcher", "dispatcher", "scheduler", "worker", "workers"])
             if what == "worker":
                 if self.deployment.workers.kill_child():
                     self.done.append(what)
                 continue
             getattr(self.deployment, what).kill()
             self.done.append(what)
+
+    def _published(self) -> int:
+        return count_by_state(self.catalogue).get("published", 0)
+
+    def _is_at_work(self, published: int) -> bool:
+        return self._published() > published and bool(running(self.catalogue))
+
+
+class Memory:
+    """Resident memory of a service, once a second: a list per process that it was [bytes]."""
+
+    def __init__(self) -> None:
+        self.lives: dict[int, list[int]] = {}
+
+    def look(self, service: Service) -> None:
+        """Add a sample, if the service runs just now."""
+        process = service.process
+        if process is not None and process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                self.lives.setdefault(process.pid, []).append(service.memory_bytes())
+
+    def growth(self, at_least: int) -> list[int]:
+        """By how much the last quarter of each life exceeds its second one, in the median [bytes].
+
+        Lives of fewer samples are passed over: what a process loads at first is no leak.
+        """
+        return [
+            int(median(life[-(len(life) // 4) :]) - median(life[len(life) // 4 : len(life) // 2]))
+            for life in self.lives.values()
+            if len(life) >= at_least
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,20 +154,30 @@ class Survived:
     counts: dict[str, int]
     kills: Counter[str]
     seconds: float
-    memory_bytes: dict[str, list[int]]
+    memory: dict[str, Memory]
 
 
 def survive(
-    site: Path, backlog: Backlog, catalogue: str, *, kills: int, seed: int, timeout_s: float
+    site: Path,
+    backlog: Backlog,
+    catalogue: str,
+    *,
+    kills: int,
+    seed: int,
+    timeout_s: float,
+    after_s: tuple[float, float] = (0.1, 2.0),
 ) -> Survived:
     """Convert a backlog while things are killed, and hold the end to what was promised."""
     out = site / "products"
     (site / "scratch").mkdir(parents=True)
     begun_s = time.monotonic()
-    memory: dict[str, list[int]] = {"scheduler": [], "dispatcher": []}
-    with deployed(
-        site / "services", catalogue, retry_delay_s=1, dispatcher_lease_s=5, stop_timeout_s=20
-    ) as deployment:
+    memory = {"scheduler": Memory(), "dispatcher": Memory()}
+    with (
+        deployed(
+            site / "services", catalogue, retry_delay_s=1, dispatcher_lease_s=5, stop_timeout_s=20
+        ) as deployment,
+        open_catalogue(catalogue) as opened,
+    ):
         submitted = contimg(
             "submit", backlog.directory, out, "--expected-subbands", "2",
             "--scratch-dir", site / "scratch", catalogue=catalogue,
@@ -126,15 +186,12 @@ def survive(
 
         def is_done() -> bool:
             for name, seen in memory.items():
-                service = getattr(deployment, name)
-                if service.process is not None and service.process.poll() is None:
-                    seen.append(service.memory_bytes())
-            state = contimg("status", str(job), catalogue=catalogue)["job"]
-            counts = state["counts"]
-            open_groups = sum(counts.get(s, 0) for s in ("collecting", "queued", "running"))
-            return state["state"] == "read" and not open_groups
+                seen.look(getattr(deployment, name))
+            return is_job_done(opened, job)
 
-        with Killer(deployment=deployment, kills=kills, seed=seed) as killer:
+        with Killer(
+            deployment=deployment, catalogue=opened, kills=kills, seed=seed, after_s=after_s
+        ) as killer:
             until(is_done, timeout_s, every_s=1.0)
         seconds = time.monotonic() - begun_s
         # Whoever was killed last comes back once more, and clears up what it finds.
@@ -143,7 +200,10 @@ def survive(
         counts = contimg("status", str(job), catalogue=catalogue)["job"]["counts"]
         assert_all_accounted_for(backlog, out, catalogue, counts)
     assert_nothing_left(site, out, catalogue)
-    return Survived(counts=counts, kills=Counter(killer.done), seconds=seconds, memory_bytes=memory)
+    # A dispatcher ends because it is killed or stopped, and for no other reason.
+    log = (site / "services" / "dispatcher.log").read_text()
+    assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
+    return Survived(counts=counts, kills=Counter(killer.done), seconds=seconds, memory=memory)
 
 
 def is_quiet(deployment: Deployment, catalogue: str) -> bool:
@@ -182,3 +242,16 @@ def assert_nothing_left(site: Path, out: Path, catalogue: str) -> None:
         if path.suffix != ".ms" or path.name.startswith(".")
     ]
     assert strange == []
+
+
+def is_as_its_manifest(row: ProductRow) -> bool:
+    """Tell whether a row of the index says what the manifest of its product says."""
+    manifest = read_manifest(Path(row.path))
+    assert manifest is not None
+    said = manifest | manifest["pointing"]
+    names = {"group_id": "group"}
+    compared = (
+        "group_id", "kind", "start_mjd", "plan_hash", "attempt", "begin_mjd", "middle_mjd",
+        "end_mjd", "ra_deg", "dec_deg", "declination_deg",
+    )  # fmt: skip
+    return all(getattr(row, name) == said[names.get(name, name)] for name in compared)

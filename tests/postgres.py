@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -80,11 +81,17 @@ class Server:
                 time.sleep(0.05)
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
-        """Stop the server this object started, by its own number."""
+        """Stop the server this object started, and wait until all processes of it are gone."""
         if self._process is not None:
+            children = psutil.Process(self._process.pid).children()
             self._process.send_signal(how)
             self._process.wait(timeout=_START_S)
             self._process = None
+            # Killed, it leaves its children to find out; until then they hold its memory.
+            deadline_s = time.monotonic() + _START_S
+            while any(_runs(child) for child in children):
+                assert time.monotonic() < deadline_s
+                time.sleep(0.01)
 
     def execute(self, statement: str) -> None:
         """Run a statement outside of any transaction."""
@@ -120,6 +127,13 @@ class Server:
         """Remove a database, whoever is still connected."""
         name = url.partition("@/")[2].partition("?")[0]
         self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _as_postgres() -> dict[str, object]:

@@ -90,8 +90,14 @@ class Catalogue:
                 if dry_run:
                     transaction.rollback()
 
-    def prepare_file(self) -> None:
-        """Have SQLite write ahead into a log, so that readers do not wait for writers.
+    @property
+    def writes_ahead(self) -> bool:
+        """Whether an SQLite file is as `write_ahead` leaves it."""
+        with self.reading() as connection:
+            return connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+    def write_ahead(self) -> None:
+        """Have SQLite write ahead into a log, so that readers and writers do not wait for each other.
 
         Raises
         ------

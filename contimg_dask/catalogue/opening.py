@@ -105,13 +105,13 @@ def _made(catalogue: Catalogue) -> tuple[str | None, str]:
     try:
         os.makedirs(directory, exist_ok=True)
         before = _version_if_there(catalogue)
-        if before is not None:
+        if before is not None and catalogue.writes_ahead:
             return before, before
-        # Two who switch a new file to its log at once get in each other's way, and SQLite does not
-        # wait there. A lock on the directory leaves nothing behind.
+        # New, or restored from a dump. Two who switch a file to its log at once get in each other's
+        # way, and SQLite does not wait there. A lock on the directory leaves nothing behind.
         with _locked_directory(directory):
-            catalogue.prepare_file()
-            return None, _made_tables(catalogue)
+            catalogue.write_ahead()
+            return before, before or _made_tables(catalogue)
     except OSError as error:
         raise CatalogueError(
             f"{path}: {error.strerror}: the catalogue needs a directory this user may write; give "

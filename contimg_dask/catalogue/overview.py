@@ -75,8 +75,9 @@ class Overview:
     """A catalogue, or one job of it, at one moment.
 
     ``published_hour`` and ``published_moment`` count what was published within the last hour and
-    the last ten minutes. ``live_lag_s`` is how long ago the oldest live group that is still to be
-    published began [s]; None where there is none.
+    the last ten minutes; ``moment_s`` is how long ago the first of these was [s]. ``live_lag_s`` is
+    how long ago the oldest live group that is still to be published began [s]; None where there is
+    none.
     """
 
     time_s: float
@@ -84,6 +85,7 @@ class Overview:
     jobs: tuple[JobLine, ...]
     published_hour: int
     published_moment: int
+    moment_s: float
     oldest_waiting: WaitingLine | None
     running: tuple[RunningLine, ...]
     failures: tuple[FailureLine, ...]
@@ -91,9 +93,12 @@ class Overview:
 
     @property
     def rate_per_h(self) -> float:
-        """Groups published per hour, by the last ten minutes or, if they say nothing, the hour."""
-        if self.published_moment:
-            return self.published_moment * _HOUR_S / _MOMENT_S
+        """Groups published per hour, by the last ten minutes or, if they say nothing, the hour.
+
+        A conversion that began a moment ago is measured from its first product on.
+        """
+        if self.published_moment > 1:
+            return (self.published_moment - 1) * _HOUR_S / max(self.moment_s, 1.0)
         return float(self.published_hour)
 
     @property
@@ -117,6 +122,7 @@ def overview(catalogue: Catalogue, *, job: int | None = None) -> Overview:
         keys = select(jobs_groups.c.group_key).where(jobs_groups.c.job_id == job)
         mine = groups.c.key.in_(keys)
     with catalogue.reading() as connection:
+        recent, since_s = _published(connection, mine, now_s - _MOMENT_S)
         by_state = (
             select(groups.c.state, func.count().label("n")).where(mine).group_by(groups.c.state)
         )
@@ -124,8 +130,9 @@ def overview(catalogue: Catalogue, *, job: int | None = None) -> Overview:
             time_s=now_s,
             counts={row.state: row.n for row in connection.execute(by_state)},
             jobs=_jobs(connection, job),
-            published_hour=_published(connection, mine, now_s - _HOUR_S),
-            published_moment=_published(connection, mine, now_s - _MOMENT_S),
+            published_hour=_published(connection, mine, now_s - _HOUR_S)[0],
+            published_moment=recent,
+            moment_s=now_s - since_s,
             oldest_waiting=_oldest_waiting(connection, mine),
             running=_running(connection, mine),
             failures=_failures(connection, mine),
@@ -166,9 +173,14 @@ def _jobs(connection: Connection, job: int | None) -> tuple[JobLine, ...]:
     )
 
 
-def _published(connection: Connection, mine: ColumnElement[bool], since_s: float) -> int:
+def _published(
+    connection: Connection, mine: ColumnElement[bool], since_s: float
+) -> tuple[int, float]:
+    """Return how many groups were published since then, and when the first of them was."""
     recent = and_(mine, groups.c.state == "published", groups.c.finished_s > since_s)
-    return connection.execute(select(func.count()).select_from(groups).where(recent)).scalar_one()
+    query = select(func.count(), func.min(groups.c.finished_s)).where(recent)
+    count, first_s = connection.execute(query).one()
+    return count, since_s if first_s is None else first_s
 
 
 def _oldest_waiting(connection: Connection, mine: ColumnElement[bool]) -> WaitingLine | None:

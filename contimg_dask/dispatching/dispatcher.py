@@ -81,7 +81,8 @@ class Dispatcher:
         self._claims: dict[str, Claim] = {}
         self._done: deque[Completion] = deque()
         self._draining: frozenset[str] = frozenset()
-        self._owners: tuple[Owner, ...] = (current_owner(),)
+        self._owner = current_owner()
+        self._predecessors: tuple[Owner, ...] = ()
         self._token = ""
         self._sequence = 0
         self._state = "starting"
@@ -117,8 +118,8 @@ class Dispatcher:
             The thread that reads jobs has died.
         """
         self._token = lease.token
-        if lease.predecessor is not None and lease.predecessor not in self._owners:
-            self._owners = (*self._owners, lease.predecessor)
+        if lease.predecessor not in (None, self._owner):
+            self._predecessors = (lease.predecessor,)
         recovered = self._until_it_works(lease, lambda: recover(self._catalogue, self._outcomes))
         if recovered:
             self._on_line(f"{len(recovered)} group(s) were running when their dispatcher ended")
@@ -176,7 +177,18 @@ class Dispatcher:
         for name, claim in self._claims.items():
             if claim.queued.key in doomed:
                 self._connection.give_up(name, CancelledError())
-        self._connection.sweep(self._preparer.staging_roots(), self._owners)
+        self._give_back_unknown()
+        self._connection.sweep(self._preparer.staging_roots(), self._predecessors)
+
+    def _give_back_unknown(self) -> None:
+        """Give back groups that run by the catalogue, but not here.
+
+        The database may have committed a claim and the connection have broken before it could say
+        so.
+        """
+        for queued in queue.running(self._catalogue):
+            if queued.attempt not in self._claims:
+                self._outcomes.interrupted(queued, Publication(output_dir=queued.output_dir))
 
     def _start_next(self) -> bool:
         """Start the first group of the queue that is due; tell whether there may be another one."""
@@ -237,7 +249,7 @@ class Dispatcher:
         ):
             return True  # cancelled, or taken, a moment ago
         self._claims[name] = Claim(queued=replace(queued, attempt=name), plan=ready.plan, node=node)
-        attempt = Attempt(number=number, name=name, submitted_s=time.time(), owner=self._owners[0])
+        attempt = Attempt(number=number, name=name, submitted_s=time.time(), owner=self._owner)
         last_try = queued.attempts + 1 >= MOST_ATTEMPTS
         self._connection.start(
             ready.plan, attempt, node, priority=self._priority(queued), last_try=last_try

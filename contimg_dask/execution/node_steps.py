@@ -26,18 +26,19 @@ def measure_room(tiers: tuple[Tier, ...]) -> dict[str, int]:
 
 
 def sweep_given_up(
-    roots: tuple[str, ...], owners: tuple[Owner, ...], alive: Collection[str]
+    roots: tuple[str, ...], owners: tuple[Owner, ...], names: Collection[str]
 ) -> int:
-    """Remove on this node the attempts of these owners that are not ``alive``, and all dead ones.
+    """Remove on this node all dead attempts, those of these owners, and those of these names.
 
     Parameters
     ----------
     roots
         Staging directories; those that are not there are passed over.
     owners
-        Processes whose attempts count as given up, although they may be running themselves.
-    alive
-        Names of attempts that they still work on.
+        Processes that are known to be gone, wherever they ran.
+    names
+        Attempts that were given up, although their owner runs. Not "all but those that are alive":
+        this may run long after it was asked for, when others have begun.
 
     Returns
     -------
@@ -46,7 +47,7 @@ def sweep_given_up(
     """
 
     def given_up(record: AttemptRecord) -> bool:
-        return record.owner in owners and record.attempt not in alive
+        return record.owner in owners or record.attempt in names
 
     removed = 0
     for root in roots:

@@ -55,10 +55,10 @@ class Nodes:
         """Return when a node was asked what it last answered [monotonic s]; 0 where it never did."""
         return self._measured_s.get(node, 0.0)
 
-    def sweep(self, roots: Sequence[str], owners: Sequence[Owner], alive: Collection[str]) -> None:
+    def sweep(self, roots: Sequence[str], owners: Sequence[Owner], names: Collection[str]) -> None:
         """Have every node remove what was given up there (`sweep_given_up`)."""
         self._sweeps = [future for future in self._sweeps if not future.done()]
-        arguments = (tuple(roots), tuple(owners), frozenset(alive))
+        arguments = (tuple(roots), tuple(owners), frozenset(names))
         for node in self._cluster.nodes:
             future = self._submit("sweep", node, sweep_given_up, *arguments)
             if future is not None:

@@ -245,7 +245,8 @@ def _outcome(future: Future[Any]) -> tuple[Product | None, ContimgError | None]:
             return product, None
         # Of a future that is lost nothing can be asked: the answer would never come.
         error = future.exception() if future.status == "error" else None
-    except (FutureCancelledError, FuturesCancelledError):
+    except (FutureCancelledError, FuturesCancelledError, OSError):
+        # OSError: the connection broke while the result was on its way.
         error = None
     if error is None:
         # Dask gives a worker's death a name; without one the connection went, or the scheduler.

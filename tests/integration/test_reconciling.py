@@ -18,11 +18,12 @@ from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from contimg_dask.catalogue.records import GroupRow, ProductRow
 from contimg_dask.dispatching.reading import read_job
 from contimg_dask.errors import UsageError
-from contimg_dask.publishing.manifest import MANIFEST_NAME, read_manifest
+from contimg_dask.publishing.manifest import MANIFEST_NAME
 from contimg_dask.reconciling import Difference, reconcile
 from contimg_dask.settings import Settings
 from contimg_dask.submitting import Backlog, submit
 from tests.acceptance.conftest import make_groups, run
+from tests.backlog import is_as_its_manifest
 from tests.integration.catalogue.nouns import begun
 from tests.integration.test_tiers import mounted
 from tests.unit.products import bulk_file, state_of
@@ -111,21 +112,6 @@ def site(made: Path, tmp_path: Path) -> Iterator[Site]:
         )
 
 
-def agrees_with_manifest(row: ProductRow) -> bool:
-    """Tell whether a row says what the product's manifest says."""
-    manifest = read_manifest(Path(row.path))
-    assert manifest is not None
-    pointing = manifest["pointing"]
-    names = ("begin_mjd", "middle_mjd", "end_mjd", "ra_deg", "dec_deg", "declination_deg")
-    return (
-        row.group_id, row.kind, row.start_mjd, row.plan_hash, row.attempt,
-        *(getattr(row, name) for name in names),
-    ) == (
-        manifest["group"], manifest["kind"], manifest["start_mjd"], manifest["plan_hash"],
-        manifest["attempt"], *(pointing[name] for name in names),
-    )  # fmt: skip
-
-
 # ------------------------------------------------------------------------------ what is found there
 
 
@@ -133,7 +119,7 @@ def test_products_of_a_plain_conversion_are_adopted_and_their_groups_published(s
     assert site.found() == [("adopted", str(site.path(number))) for number in range(3)]
     for number in range(3):
         row = site.product(number)
-        assert agrees_with_manifest(row)
+        assert is_as_its_manifest(row)
         group = site.group(number)
         assert (group.state, group.path, group.key) == ("published", row.path, row.group_key)
         assert (group.present, group.expected, group.missing) == (2, 2, ())
@@ -278,9 +264,7 @@ def test_a_file_system_that_is_mounted_and_unmounted_again_takes_nothing_with_it
         {"kind": "calibrator"},
     ],
 )
-def test_a_row_that_is_not_as_the_manifest_is_corrected(
-    site: Site, wrong: dict[str, Any]
-) -> None:
+def test_a_row_that_is_not_as_the_manifest_is_corrected(site: Site, wrong: dict[str, Any]) -> None:
     site.reconcile()
     right = site.product(0)
     products.repair(site.catalogue, right.path, replace(right, **wrong))

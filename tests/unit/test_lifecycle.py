@@ -144,8 +144,11 @@ def test_a_group_with_nothing_more_to_wait_for_fails_unless_it_is_known_to_be_wh
     assert arrival("published", whole=False, same_files=False, faulty=True) == "keep"
 
 
-def test_reading_a_job_twice_revives_nothing_that_was_cancelled() -> None:
+def test_reading_a_job_twice_asks_for_nothing_new() -> None:
     assert arrival("cancelled", whole=True, same_files=True, again=True) == "keep"
+    again = {"same_files": True, "again": True, "replace": True, "untried": True}
+    for state in FINAL:
+        assert arrival(state, whole=True, **again) == "keep"
 
 
 def test_a_group_that_failed_by_the_rules_of_its_job_is_queued_by_milder_ones() -> None:

@@ -26,6 +26,15 @@ def make(place: str) -> str | None:
         return catalogue.schema_version
 
 
+def make_all(places: list[str]) -> list[str | None]:
+    """Make one catalogue after the other, each begun by all who do this at the same moment."""
+    versions = []
+    for place in places:
+        meet()
+        versions.append(make(place))
+    return versions
+
+
 def claim(place: str, token: str, keys: list[int], name: str) -> list[bool]:
     """Try to take every group, and return which were had."""
     with open_catalogue(place) as catalogue:

@@ -106,14 +106,19 @@ def test_order_and_number_of_arrivals_do_not_matter(catalogue: Catalogue) -> Non
         assert groups.get_group(catalogue, one.key).group == make_group(number)
 
 
-@pytest.mark.parametrize(("shift_s", "same"), [(0.0009, True), (-0.0009, True), (0.0021, False)])
+@pytest.mark.parametrize(
+    ("shift_s", "same"),
+    [(0.0009, True), (-0.0009, True), (0.0014, False), (-0.0014, False), (0.0021, False)],
+)
 def test_groups_within_a_millisecond_are_one_and_the_same(
     catalogue: Catalogue, shift_s: float, same: bool
 ) -> None:
     job = submitted(catalogue)
     first = brought(catalogue, job, *whole(make_group()))
-    second = brought(catalogue, job, *whole(make_group(shift_s=shift_s)))
+    other = replace(make_group(shift_s=shift_s), id="2025-10-05T03:12:07")
+    second = brought(catalogue, job, *whole(other))
     assert (second.key == first.key) is same
+    assert len(groups.list_groups(catalogue)) == 2 - same
 
 
 def test_other_outputs_and_other_options_are_other_groups(catalogue: Catalogue) -> None:
@@ -154,6 +159,15 @@ def test_ids_are_unique_within_one_batch_too(catalogue: Catalogue) -> None:
     other = replace(make_group(0, shift_s=20.0), id=one.id)
     arrived = groups.arrive(catalogue, job, whole(one, other))
     assert len({a.id for a in arrived}) == 2
+
+
+def test_a_group_that_is_brought_twice_at_once_is_one(catalogue: Catalogue) -> None:
+    job = submitted(catalogue)
+    one = make_group()
+    twin = replace(make_group(shift_s=0.0009), id="2025-10-05T03:12:07")
+    arrived = groups.arrive(catalogue, job, whole(one, make_group(1), twin, one))
+    assert len({a.key for a in arrived}) == len(groups.list_groups(catalogue)) == 2
+    assert {a.id for a in arrived} == {make_group(0).id, make_group(1).id}
 
 
 def test_a_group_of_unreadable_files_is_the_same_when_they_have_been_sent_again(
@@ -286,6 +300,16 @@ def test_a_running_group_that_was_to_be_stopped_goes_on_when_another_job_wants_i
     # Its dispatcher may have given it up already.
     assert queue.mark_cancelled(catalogue, key, attempt)
     assert state_of(catalogue, key) == "queued"
+
+
+def test_reading_a_job_again_takes_no_request_to_stop_back(catalogue: Catalogue) -> None:
+    job = submitted(catalogue)
+    key = brought(catalogue, job, *whole(make_group())).key
+    assert key is not None
+    begun(catalogue, key)
+    queue.cancel_groups(catalogue, [key])
+    brought(catalogue, job, *whole(make_group()))
+    assert queue.cancel_requests(catalogue) == {key}
 
 
 def test_nothing_arrives_for_a_job_that_was_cancelled_meanwhile(catalogue: Catalogue) -> None:

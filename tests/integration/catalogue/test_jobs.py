@@ -124,6 +124,19 @@ def test_cancelling_a_job_leaves_what_other_jobs_want_and_what_is_done(
     assert [e.event for e in events.list_events(catalogue, job=job.id)].count("job-cancelled") == 1
 
 
+def test_a_group_is_cancelled_when_the_last_job_that_wanted_it_is_cancelled(
+    catalogue: Catalogue,
+) -> None:
+    first, second = submitted(catalogue), submitted(catalogue)
+    for job in (first, second):
+        key = brought(catalogue, job, *whole(make_group())).key
+    assert key is not None
+    assert jobs.cancel_job(catalogue, first.id).kept == 1
+    assert state_of(catalogue, key) == "queued"
+    assert jobs.cancel_job(catalogue, second.id).cancelled == 1
+    assert state_of(catalogue, key) == "cancelled"
+
+
 def test_the_heir_of_a_cancelled_job_is_the_most_urgent_that_is_left(catalogue: Catalogue) -> None:
     found = [submitted(catalogue, priority=p, live=p == 0) for p in (9, 0, 4, 4)]
     for job in found:

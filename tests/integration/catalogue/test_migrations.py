@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
-import contimg_dask.catalogue.migrations as migrations
-from contimg_dask.catalogue.opening import open_catalogue
+from contimg_dask.catalogue import groups, migrations, opening, queue, upgrading
+from contimg_dask.catalogue.opening import open_catalogue, upgrade_catalogue
 from contimg_dask.catalogue.tables import SCHEMA_VERSION, metadata
+from contimg_dask.errors import CatalogueError
+from tests.integration.catalogue.nouns import queued
+from tests.integration.catalogue.racing import killed_at
 
 ROOT = Path(__file__).parents[3]
 
@@ -52,6 +59,75 @@ def test_versions_are_numbers_of_four_digits_in_one_line(empty_place: str) -> No
     assert all(re.fullmatch(r"\d{4}", revision) for revision in revisions)
     assert scripts().get_heads() == [SCHEMA_VERSION] == [revisions[0]]
     assert revisions[-1] == "0001"
+
+
+NEXT = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("jobs", sa.Column("colour", sa.Text))
+    op.execute("UPDATE jobs SET colour = 'green'")
+    op.create_table("colours", sa.Column("name", sa.Text, primary_key=True))
+"""
+
+
+@pytest.fixture
+def of_version_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], AbstractContextManager[None]]:
+    """A context in which this is a program of the next version."""
+    directory = tmp_path / "migrations"
+    shutil.copytree(Path(migrations.__path__[0]), directory)
+    (directory / "versions" / "v0002_colours.py").write_text(NEXT)
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(upgrading, "_MIGRATIONS", str(directory))
+            patch.setattr(opening, "SCHEMA_VERSION", "0002")
+            yield
+
+    return context
+
+
+def test_a_catalogue_with_content_is_upgraded_on_request_and_only_then(
+    empty_place: str, of_version_two: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with open_catalogue(empty_place) as catalogue:
+        keys = queued(catalogue, 3)
+    with of_version_two():
+        with pytest.raises(CatalogueError, match=r"version 0001, .* needs 0002.*upgrade"):
+            open_catalogue(empty_place)
+        assert upgrade_catalogue(empty_place) == ("0001", "0002")
+        assert upgrade_catalogue(empty_place) == ("0002", "0002")
+        with open_catalogue(empty_place) as catalogue:
+            with catalogue.reading() as connection:
+                found = connection.exec_driver_sql("SELECT colour FROM jobs").scalars().all()
+            assert found == ["green"]
+            assert [group.key for group in queue.next_queued(catalogue, 1e12, 9)] == keys
+    with pytest.raises(CatalogueError, match="a newer contimg-dask"):
+        open_catalogue(empty_place)
+
+
+def test_an_upgrade_that_is_killed_leaves_the_old_version(
+    empty_place: str, of_version_two: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with open_catalogue(empty_place) as catalogue:
+        queued(catalogue, 2)
+    for statement in range(1, 40):
+        with of_version_two():
+            if not killed_at(statement, lambda: upgrade_catalogue(empty_place)):
+                break
+        with open_catalogue(empty_place, create=False) as catalogue:
+            assert groups.count_by_state(catalogue) == {"queued": 2}
+    assert statement > 5
+    with of_version_two(), open_catalogue(empty_place) as catalogue:
+        assert groups.count_by_state(catalogue) == {"queued": 2}
 
 
 def test_the_package_ships_its_migrations() -> None:

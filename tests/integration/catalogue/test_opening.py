@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from contimg_dask.catalogue import connecting, groups, jobs, nodes
+from contimg_dask.catalogue.explaining import explained
 from contimg_dask.catalogue.opening import open_catalogue, upgrade_catalogue
 from contimg_dask.catalogue.tables import SCHEMA_VERSION
 from contimg_dask.errors import CatalogueError
@@ -22,6 +25,14 @@ from tests.integration.catalogue.nouns import new_job, queued, submitted
 from tests.postgres import Server, running_server
 
 NOBODY = 65534
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory every user may enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="contimg-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 def refusal(place: str, **how: bool) -> str:
@@ -96,6 +107,20 @@ def test_sqlite_writes_ahead_and_waits_for_the_disk(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_catalogue_that_was_restored_from_a_dump_writes_ahead_again(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    with open_catalogue(str(path)) as catalogue:
+        queued(catalogue)
+    with sqlite3.connect(path) as raw, sqlite3.connect(tmp_path / "restored") as other:
+        other.executescript("\n".join(raw.iterdump()))
+    raw.close()
+    other.close()
+    with open_catalogue(str(tmp_path / "restored")) as catalogue:
+        assert catalogue.writes_ahead
+        assert groups.count_by_state(catalogue) == {"queued": 1}
+        assert submitted(catalogue).id == 2
+
+
 def test_a_catalogue_of_an_older_or_newer_version_is_refused_with_both(place: str) -> None:
     set_version(place, "0000")
     said = refusal(place)
@@ -162,23 +187,20 @@ def test_a_damaged_file_is_told_from_others(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_may_not_be_written_is_refused_with_its_place(tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    made = tmp_path / "made.sqlite"
+def test_what_may_not_be_written_is_refused_with_its_place(open_directory: Path) -> None:
+    made = open_directory / "made.sqlite"
     open_catalogue(str(made)).close()
     with as_nobody():
-        assert "Permission denied" in refusal(str(tmp_path / "new" / "c.sqlite"))
+        assert "Permission denied" in refusal(str(open_directory / "new" / "c.sqlite"))
         assert "needs the right to write" in refusal(str(made))
         assert "needs the right to write" in refusal(str(made), create=False)
 
 
-def test_others_may_look_while_the_dispatcher_has_it_open(tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    with open_catalogue(str(tmp_path / "c.sqlite")) as dispatcher:
+def test_others_may_look_while_the_dispatcher_has_it_open(open_directory: Path) -> None:
+    path = str(open_directory / "c.sqlite")
+    with open_catalogue(path) as dispatcher:
         queued(dispatcher)
-        with as_nobody(), open_catalogue(str(tmp_path / "c.sqlite"), create=False) as catalogue:
+        with as_nobody(), open_catalogue(path, create=False) as catalogue:
             assert groups.count_by_state(catalogue) == {"queued": 1}
             with pytest.raises(CatalogueError, match="needs the right to write"):
                 submitted(catalogue)
@@ -263,6 +285,12 @@ def test_a_server_that_cannot_be_used_is_named_without_its_password(
     queried = postgres.url("no_such_database") + "&password=s3cret"
     for url in (nowhere, missing, stranger, queried):
         assert "s3cret" not in refusal(url)
+
+
+def test_a_password_is_in_no_message_whatever_the_driver_says() -> None:
+    with pytest.raises(CatalogueError) as caught, explained("here", "s3cret"):
+        raise SQLAlchemyError("cannot use s3cret\nfor this")
+    assert str(caught.value) == "here: cannot use *** for this"
 
 
 def test_a_user_who_may_not_make_tables_is_told_which_right_is_lacking(postgres: Server) -> None:

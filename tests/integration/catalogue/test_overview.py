@@ -33,6 +33,22 @@ def test_an_empty_catalogue_has_an_empty_overview(catalogue: Catalogue) -> None:
     assert found.left_s == 0.0
 
 
+def test_the_rate_is_measured_from_the_first_product_of_late(catalogue: Catalogue) -> None:
+    keys = queued(catalogue, 5)
+    for number in range(4):
+        published(catalogue, keys[number], number)
+    with catalogue.writing() as connection:
+        for key, age_s in zip(keys, (30.0, 20.0, 10.0, 0.0), strict=False):
+            connection.execute(
+                text("UPDATE groups SET finished_s = :at WHERE key = :key"),
+                {"at": time.time() - age_s, "key": key},
+            )
+    found = overview(catalogue)
+    assert found.published_moment == 4
+    assert found.rate_per_h == pytest.approx(3 / 30 * 3600, rel=0.05)  # one every ten seconds
+    assert found.left_s == pytest.approx(10, rel=0.05)
+
+
 def test_an_overview_counts_what_is_there(catalogue: Catalogue) -> None:
     keys = queued(catalogue, 8, label="week 40", candidates=9)
     for number in range(3):
@@ -53,8 +69,8 @@ def test_an_overview_counts_what_is_there(catalogue: Catalogue) -> None:
         "published": 3, "failed": 2, "quarantined": 1, "running": 1, "queued": 1,
     }  # fmt: skip
     assert (found.published_hour, found.published_moment) == (2, 1)
-    assert found.rate_per_h == 6.0
-    assert found.left_s == pytest.approx(2 / 6 * 3600)
+    assert found.rate_per_h == 2.0  # a single one of late tells no rate: that of the hour does
+    assert found.left_s == pytest.approx(2 / 2 * 3600)
     assert found.oldest_waiting is not None
     assert (found.oldest_waiting.key, found.oldest_waiting.id) == (keys[7], make_group(7).id)
     (run,) = found.running

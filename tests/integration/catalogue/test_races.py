@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 from pathlib import Path
 
@@ -10,7 +12,14 @@ import pytest
 from contimg_dask.catalogue import groups, nodes, queue
 from contimg_dask.catalogue.opening import open_catalogue
 from tests.integration.catalogue.nouns import lease, make_group, queued
-from tests.integration.catalogue.racing import bring, claim, count_under_lease, make, take_lease
+from tests.integration.catalogue.racing import (
+    bring,
+    claim,
+    count_under_lease,
+    make,
+    make_all,
+    take_lease,
+)
 from tests.unit.processes import side_by_side
 
 RACERS = 3
@@ -42,6 +51,27 @@ def test_a_lease_keeps_others_out_as_long_as_it_is_held(place: str, tmp_path: Pa
 
 def test_processes_that_make_the_same_catalogue_at_once_all_have_it(empty_place: str) -> None:
     assert side_by_side(make, *[(empty_place,)] * RACERS) == ["0001"] * RACERS
+
+
+def test_new_files_are_made_once_however_often_processes_meet_there(memory_path: Path) -> None:
+    places = [str(memory_path / str(number) / "c.sqlite") for number in range(8)]
+    assert side_by_side(make_all, *[(places,)] * RACERS) == [["0001"] * len(places)] * RACERS
+
+
+def test_a_file_is_not_made_while_another_process_makes_one_beside_it(tmp_path: Path) -> None:
+    # Rarely, two that switch a new file to its log find it locked and do not wait: 3 of 1200 tries.
+    directory = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    path = tmp_path / "c.sqlite"
+    thread = threading.Thread(target=lambda: open_catalogue(str(path)).close())
+    thread.start()
+    thread.join(timeout=0.3)
+    assert thread.is_alive()
+    os.close(directory)
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    with open_catalogue(str(path), create=False) as catalogue:
+        assert catalogue.schema_version == "0001"
 
 
 def test_jobs_that_bring_the_same_groups_at_once_bring_each_once(place: str) -> None:
