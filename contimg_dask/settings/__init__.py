@@ -5,9 +5,11 @@ from contimg_dask.settings.loading import (
     CONFIG_VARIABLE,
     ENVIRONMENT_PREFIX,
     LoadedSettings,
+    check_value,
     describe,
     load_settings,
     size_bytes,
+    toml_value,
     unknown_environment,
 )
 from contimg_dask.settings.process import (
@@ -24,10 +26,12 @@ __all__ = [
     "LoadedSettings",
     "Settings",
     "apply_process_environment",
+    "check_value",
     "describe",
     "load_settings",
     "process_environment",
     "size_bytes",
+    "toml_value",
     "unknown_environment",
     "user_environment",
 ]
