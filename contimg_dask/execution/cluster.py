@@ -18,9 +18,11 @@ import dask
 from distributed import Client, LocalCluster
 
 from contimg_dask.errors import ClusterError
+from contimg_dask.execution.encryption import TlsFiles, explain_refused, security_for
 from contimg_dask.execution.scratch import scratch_directory
 
 _CONNECT_TIMEOUT_S = 5
+_NO_FILES = TlsFiles()
 
 _EMBEDDED_CONFIGURATION = {
     # One death of a worker ends the attempt: whether to try again is decided here, not by Dask.
@@ -143,25 +145,50 @@ def _interrupts_deferred() -> Iterator[None]:
 
 
 @contextmanager
-def connected_cluster(address: str) -> Iterator[Cluster]:
+def connected_cluster(
+    address: str, *, tls: TlsFiles = _NO_FILES, allow_plain_tcp: bool = False
+) -> Iterator[Cluster]:
     """Connect to a scheduler that is already there; it is left running.
+
+    Parameters
+    ----------
+    address
+        ``tls://HOST:PORT``, or ``tcp://HOST:PORT`` on this machine.
+    tls
+        Certificates for ``tls://``; none given: those of Dask's own configuration.
+    allow_plain_tcp
+        Take ``tcp://`` to another machine too.
 
     Raises
     ------
     ClusterError
-        Nothing answers, there are no workers, or they cannot be used.
+        Nothing answers, there are no workers, or they cannot be used; certificates are missing or
+        wrong, or plain TCP would leave this machine.
     """
+    with connected_client(address, tls=tls, allow_plain_tcp=allow_plain_tcp) as client:
+        yield use_client(client)
+
+
+@contextmanager
+def connected_client(
+    address: str, *, tls: TlsFiles = _NO_FILES, allow_plain_tcp: bool = False
+) -> Iterator[Client]:
+    """Connect as `connected_cluster` does, whatever the workers are."""
+    security = security_for(address, tls, allow_plain_tcp=allow_plain_tcp)
     with quiet_distributed():
         try:
-            client = Client(address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ClusterError(
+            client = Client(
+                address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False, security=security
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            # RuntimeError: the configuration asks for encryption, the address does not.
+            raise explain_refused(address, tls) or ClusterError(
                 f"{address}: no Dask scheduler answers there within {_CONNECT_TIMEOUT_S} s "
                 f"({str(error).splitlines()[0][:120]}): check the address and that it runs",
                 code="no-scheduler",
             ) from error
         with client:
-            yield use_client(client)
+            yield client
 
 
 def use_client(client: Client) -> Cluster:
