@@ -105,6 +105,8 @@ def worker_arguments(inventory: Inventory, node: NodeEntry) -> list[str]:
         *("--local-directory", posixpath.join(node.scratch_dir, "dask")),
         *("--dashboard-address", "127.0.0.1:0"),
         *("--death-timeout", "60"),
+        # Dask reads a nanny's preload from here only, not from its configuration.
+        *("--preload-nanny", "contimg_dask.deploy.nanny_node"),
     ]
 
 
