@@ -71,6 +71,7 @@ def find_node(address: str) -> NodeSettings:
         tmpfs_path=node.tmpfs_path,
         tmpfs_budget_bytes=node.tmpfs_bytes,
         input_dir=node.input_dir,
+        output_dir=inventory.cluster.output_dir,
         workers=node.workers,
         digest=inventory.digest,
     )

@@ -1,8 +1,9 @@
 """Dask worker preload for the nodes of an inventory.
 
 A worker finds its node by the address it listens on, takes over what the inventory says of it,
-removes what dead attempts have left in the node's tiers, and warms up. One whose address is not in
-the inventory ends with one line in its log. What is rendered for a host loads this by itself.
+removes what dead attempts have left in the node's tiers and at the destination, and warms up. One
+whose address is not in the inventory ends with one line in its log. What is rendered for a host
+loads this by itself.
 """
 
 from __future__ import annotations

@@ -180,8 +180,7 @@ def connected_client(
             client = Client(
                 address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False, security=security
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            # RuntimeError: the configuration asks for encryption, the address does not.
+        except (OSError, ValueError) as error:
             raise explain_refused(address, tls) or ClusterError(
                 f"{address}: no Dask scheduler answers there within {_CONNECT_TIMEOUT_S} s "
                 f"({str(error).splitlines()[0][:120]}): check the address and that it runs",

@@ -51,6 +51,11 @@ def security_for(address: str, files: TlsFiles, *, allow_plain_tcp: bool) -> Sec
     """
     scheme, _, rest = address.rpartition("://")
     if scheme != "tls":
+        if dask.config.get("distributed.comm.require-encryption", None):
+            raise _refusal(
+                f"{address}: Dask's own configuration requires encryption: use tls:// with "
+                f"certificates, or change distributed.comm.require-encryption"
+            )
         if scheme in ("", "tcp") and not (allow_plain_tcp or _is_loopback(rest)):
             raise _refusal(
                 f"{address}: without encryption anyone on the way may run programs on the workers: "
@@ -164,7 +169,10 @@ def _try_plain(address: str, plain: socket.socket) -> ClusterError | None:
     try:
         plain.recv(1)
     except TimeoutError:
-        return _refusal(f"{address}: the scheduler wants encryption: use tls:// with certificates")
+        return _refusal(
+            f"{address}: takes a connection and says nothing, as a scheduler with encryption does: "
+            f"use tls:// with certificates"
+        )
     except OSError:
         return None
     return None

@@ -33,6 +33,7 @@ class NodeSettings:
     tmpfs_path: str
     tmpfs_budget_bytes: int
     input_dir: str | None
+    output_dir: str
     workers: int
     digest: str
 
@@ -83,5 +84,6 @@ def on_this_node(
 
 
 def staging_roots(node: NodeSettings) -> list[str]:
-    """Return the staging directories of a node that are there."""
-    return [tier.root for tier in node.tiers if os.path.isdir(tier.root)]
+    """Return the staging directories of a node that are there, and the one all nodes share."""
+    tiers = propose_tiers(node.output_dir, tmpfs_path=node.tmpfs_path, scratch_dir=node.scratch_dir)
+    return [tier.root for tier in tiers if os.path.isdir(tier.root)]

@@ -127,7 +127,15 @@ def test_a_certificate_of_another_authority_is_refused(
 def test_without_certificates_nobody_gets_in(scheduler: str) -> None:
     assert "--tls-ca, --tls-cert, --tls-key not given" in refused(scheduler, TlsFiles())
     plain = scheduler.replace("tls://", "tcp://")
-    assert "wants encryption" in refused(plain, TlsFiles())
+    assert "as a scheduler with encryption does" in refused(plain, TlsFiles())
+
+
+def test_dasks_own_configuration_is_heard_when_it_requires_encryption() -> None:
+    with (
+        dask.config.set({"distributed.comm.require-encryption": True}),
+        pytest.raises(ClusterError, match="configuration requires encryption"),
+    ):
+        security_for("tcp://127.0.0.1:1", TlsFiles(), allow_plain_tcp=True)
 
 
 def test_files_that_do_not_fit_are_named(ours: Certificates, theirs: Certificates) -> None:
