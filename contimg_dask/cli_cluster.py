@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from contimg_dask.cli_errors import refuse
+from contimg_dask.deploy.checking import judge_cluster
 from contimg_dask.deploy.inventory import read_inventory
+from contimg_dask.deploy.probing import ask_cluster, client_files
 from contimg_dask.deploy.rendering import render_host, write_files
 from contimg_dask.errors import ContimgError
+from contimg_dask.execution.encryption import TlsFiles
+from contimg_dask.reporting import EXIT_FAILED, EXIT_OK
+
+_MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
 _inventory_option = click.option(
     "--inventory",
@@ -53,3 +62,42 @@ def render_command(inventory_path: Path, host: str, output: Path, dry_run: bool)
             click.echo(str(path))
     except ContimgError as error:
         refuse(error)
+
+
+@cluster_group.command("check")
+@_inventory_option
+@click.option("--tls-ca", metavar="FILE", help="Certificate authority [tls_dir/ca.pem].")
+@click.option("--tls-cert", metavar="FILE", help="Certificate to show [tls_dir/client.pem].")
+@click.option("--tls-key", metavar="FILE", help="Key of it [tls_dir/client-key.pem].")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def check_command(
+    inventory_path: Path,
+    tls_ca: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    as_json: bool,
+) -> None:
+    """Tell host by host what is wrong: exit code 1 when anything is.
+
+    \b
+    contimg-dask cluster check --inventory /etc/contimg-dask/nodes.toml
+    """
+    try:
+        inventory = read_inventory(inventory_path)
+        usual = client_files(inventory)
+        files = TlsFiles(
+            ca_file=tls_ca or usual.ca_file,
+            cert_file=tls_cert or usual.cert_file,
+            key_file=tls_key or usual.key_file,
+        )
+        findings = judge_cluster(inventory, ask_cluster(inventory, files))
+    except ContimgError as error:
+        refuse(error)
+    if as_json:
+        document = {"schema": "contimg-dask.cluster/1", "findings": [asdict(f) for f in findings]}
+        click.echo(json.dumps(document, indent=1))
+    else:
+        for finding in findings:
+            advice = f" -- {finding.advice}" if finding.advice else ""
+            click.echo(f"{_MARKS[finding.level]} {finding.subject}: {finding.text}{advice}")
+    sys.exit(EXIT_FAILED if any(finding.level == "fail" for finding in findings) else EXIT_OK)
