@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,10 @@ class Namespaces:
         """Pull a host's cable, or plug it in again."""
         quiet("ip", "-n", self._switch, "link", "set", self._ports[name], state)
 
+    def port(self, usual: int) -> int:
+        """Return a port that is free on every host."""
+        return usual
+
     def close(self) -> None:
         """Remove every namespace; their links go with them."""
         for name in _namespaces():
@@ -89,6 +94,12 @@ class Loopback:
     def set_link(self, name: str, state: str) -> None:
         """Refuse."""
         raise Unsupported(f"{name}: links cannot be set {state} without network namespaces")
+
+    def port(self, usual: int) -> int:
+        """Return one that nobody else on this machine has now."""
+        del usual
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            return int(server.getsockname()[1])
 
     def close(self) -> None:
         """There is nothing to remove."""

@@ -293,6 +293,8 @@ def _write_inventory(
     lines = [
         "[cluster]",
         f'scheduler_ip = "{network.addresses[SCHEDULER]}"',
+        f"scheduler_port = {network.port(8786)}",
+        f"dashboard_port = {network.port(8787)}",
         f'environment = "{sys.prefix}"',
         'user = "contimg"',
         f'catalogue = "{directory}/catalogue.sqlite"',
@@ -325,5 +327,5 @@ def _write_inventory(
 def _make_certificates(inventory: Inventory, network: Namespaces | Loopback) -> None:
     directory = str(inventory.cluster.tls_dir)
     shutil.rmtree(directory, ignore_errors=True)  # of an earlier bed in this place
-    quiet(str(_MAKE_CERTIFICATES), directory, "--days", "30",
+    quiet(str(_MAKE_CERTIFICATES), directory, "--days", "90",
            *(f"{name}={ip}" for name, ip in network.addresses.items()))  # fmt: skip

@@ -27,7 +27,7 @@ def judge_cluster(inventory: Inventory, facts: ClusterFacts) -> list[Finding]:
     for node in inventory.nodes:
         found = [*_judge_node(inventory, node, facts.nodes[node.name], facts)]
         workers = len(facts.nodes[node.name].workers)
-        findings += found or [_ok(node.name, f"{workers} workers at {node.ip}")]
+        findings += found or [_ok(node.name, f"{workers} worker(s) at {node.ip}")]
     findings += [
         _fail(
             "strangers",
@@ -91,7 +91,7 @@ def _judge_node(
     count = len(facts.workers) + len(facts.unusable)
     if count != node.workers:
         judge = _fail if count < node.workers else _warn
-        yield judge(node.name, f"{count} workers at {node.ip}, {node.workers} wanted", status)
+        yield judge(node.name, f"{count} worker(s) at {node.ip}, {node.workers} wanted", status)
     yield from _judge_workers(inventory, node, facts.workers, of_all.versions)
     yield from _judge_places(node, facts.workers[0])
     yield from _judge_clock(node, facts)

@@ -269,6 +269,40 @@ def test_a_worker_that_is_not_in_the_inventory_is_refused(bed: Bed) -> None:
     assert set(bed.workers()) == set(bed.nodes)
 
 
+def check(bed: Bed, inventory: Path | str) -> tuple[int, list[str]]:
+    done = bed.run(COMMAND, "cluster", "check", "--inventory", inventory)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_the_check_finds_a_cluster_well_and_says_what_another_inventory_would_not(
+    bed: Bed, tmp_path: Path
+) -> None:
+    code, lines = check(bed, bed.inventory.path)
+    assert code == 0, lines
+    assert [line.partition(":")[0] for line in lines] == [
+        "ok   scheduler scheduler", *(f"ok   {node}" for node in bed.nodes)
+    ]  # fmt: skip
+    text = Path(bed.inventory.path).read_text()
+    other = tmp_path / "nodes.toml"
+    first, second = text.index('name = "node1"'), text.index('name = "node2"')
+    changed = text[first:second].replace("workers = 1", "workers = 2").replace("64MiB", "90TiB")
+    changed = changed.replace("/node1/scratch", "/node1/nowhere")
+    more = 'name = "node5"\nip = "10.77.0.99"\n' + changed.split("\n", 2)[2].replace("[[node]]", "")
+    other.write_text(text[:first] + changed + text[second:] + f"[[node]]\n{more}")
+    code, lines = check(bed, other)
+    assert code == 1
+    for said in (
+        "FAIL node1: 1 worker(s) at",
+        "FAIL node1: other settings: its workers started with another nodes.toml",
+        "FAIL node1: tmpfs too small",
+        "nowhere cannot be used: No such file or directory",
+    ):
+        assert any(said in line for line in lines), lines
+    if bed.network.isolated:
+        assert any("FAIL node5: unreachable" in line for line in lines), lines
+
+
 def test_a_worker_without_a_certificate_gets_nowhere(bed: Bed) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DASK_")}
     plain = bed.scheduler_address.replace("tls://", "tcp://")

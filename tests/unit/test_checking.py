@@ -82,7 +82,7 @@ def test_a_cluster_that_is_well_is_one_line_per_host(inventory: Inventory) -> No
         ("ok", "node1"),
         ("ok", "node2"),
     ]
-    assert findings[1].text == "8 workers at 10.0.0.11"
+    assert findings[1].text == "8 worker(s) at 10.0.0.11"
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ def test_too_few_workers_and_those_that_cannot_be_asked(inventory: Inventory) ->
     first = replace(node_facts(inventory, 6), unusable=("tls://10.0.0.11:1: No module",))
     assert lines(inventory, first) == [
         "fail node1: a worker cannot be asked: tls://10.0.0.11:1: No module",
-        "fail node1: 7 workers at 10.0.0.11, 8 wanted",
+        "fail node1: 7 worker(s) at 10.0.0.11, 8 wanted",
     ]
-    assert lines(inventory, node_facts(inventory, 9))[0].startswith("warn node1: 9 workers")
+    assert lines(inventory, node_facts(inventory, 9))[0].startswith("warn node1: 9 worker(s)")
 
 
 def test_what_is_wrong_with_the_scheduler_and_who_is_too_many(inventory: Inventory) -> None:
