@@ -1,6 +1,7 @@
 """Hosts of a test bed: network namespaces with addresses of their own, or loopback addresses.
 
-Namespaces are called ``contimg-bed-<process id>-<host>``, so that those of dead beds are known.
+Namespaces are called ``contimg-bed-<process id>-<four digits>-<host>``, so that those of dead
+beds are known.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +39,7 @@ class Namespaces:
     def __init__(self, names: list[str]) -> None:
         self.addresses = {name: f"10.77.0.{number}" for number, name in _numbered(names)}
         self._ports = {name: f"p{number}" for number, name in _numbered(names)}
-        self._prefix = f"{MARK}{os.getpid()}-"
+        self._prefix = f"{MARK}{os.getpid()}-{uuid.uuid4().hex[:4]}-"
         self._switch = f"{self._prefix}switch"
         try:
             self._build()
@@ -73,7 +75,7 @@ class Namespaces:
 
     def close(self) -> None:
         """Remove every namespace; their links go with them."""
-        for name in _namespaces():
+        for name in namespaces():
             if name.startswith(self._prefix):
                 quiet("ip", "netns", "del", name)
 
@@ -109,7 +111,17 @@ def _numbered(names: list[str]) -> Iterator[tuple[int, str]]:
     return zip(range(1, len(names) + 1), names, strict=True)
 
 
-def _namespaces() -> list[str]:
+def can_isolate() -> bool:
+    """Tell whether this machine lets us make network namespaces."""
+    try:
+        Namespaces(["probe"]).close()
+    except OSError:
+        return False
+    return True
+
+
+def namespaces() -> list[str]:
+    """Return the names of all network namespaces of this machine."""
     if shutil.which("ip") is None:
         return []
     done = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False)
@@ -118,7 +130,7 @@ def _namespaces() -> list[str]:
 
 def remove_dead_beds() -> None:
     """Remove what test beds of processes that were killed have left: processes, namespaces, mounts."""
-    for name in _namespaces():
+    for name in namespaces():
         owner = name.removeprefix(MARK).partition("-")[0]
         if name.startswith(MARK) and owner.isdigit() and not Path(f"/proc/{owner}").exists():
             done = subprocess.run(
