@@ -35,6 +35,8 @@ _EMBEDDED_CONFIGURATION = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
+    # A host of a cluster has the link of that cluster's dashboard here.
+    "distributed.dashboard.link": "{scheme}://{host}:{port}/status",
     "distributed.admin.large-graph-warning-threshold": "100MB",
 }
 
