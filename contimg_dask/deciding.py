@@ -20,7 +20,7 @@ from contimg_dask.model import (
     Tier,
 )
 from contimg_dask.naming import PathMapper, date_of, product_path, stamp_of_jd
-from contimg_dask.planning import is_convertible, plan_group, propose_tiers
+from contimg_dask.planning import is_convertible, options_of, plan_group, propose_tiers
 from contimg_dask.publishing.targets import Found, StartIndex, inspect_target
 from contimg_dask.settings import Settings, size_bytes
 from contimg_dask.staging.room import check_room
@@ -43,12 +43,7 @@ class Request:
     @property
     def options(self) -> ProductOptions:
         """The settings that change values in the product."""
-        return ProductOptions(
-            telescope_name=self.settings.telescope_name,
-            imaging_columns=self.settings.imaging_columns,
-            phase_centre=self.settings.phase_centre,
-            spw=self.settings.spw,
-        )
+        return options_of(self.settings)
 
     @property
     def publication(self) -> Publication:
@@ -80,9 +75,14 @@ class Request:
         return self.settings.groups_in_flight or _DEFAULT_IN_FLIGHT
 
 
-def decide(groups: Sequence[Group], request: Request) -> list[GroupRecord | ConversionPlan]:
-    """Return, per group, the plan to carry out or the record of why there is none."""
-    index = StartIndex(request.output_dir)
+def decide(
+    groups: Sequence[Group], request: Request, index: StartIndex | None = None
+) -> list[GroupRecord | ConversionPlan]:
+    """Return, per group, the plan to carry out or the record of why there is none.
+
+    ``index`` of the output directory's products saves reading their manifests again.
+    """
+    index = index or StartIndex(request.output_dir)
     return [_decide(group, request, index) for group in groups]
 
 
@@ -116,8 +116,10 @@ def _plan(group: Group, request: Request) -> ConversionPlan:
         publication=request.publication,
         max_readers=settings.max_readers,
     )
-    # What cannot fit is refused before anything is started for it.
+    # What cannot fit is refused before anything is started for it. A mapper may put the target on
+    # another file system than the output.
     check_room(request.output_dir, plan.bytes_product)
+    check_room(target.absolute().parent, plan.bytes_product)
     return plan
 
 

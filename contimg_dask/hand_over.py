@@ -60,11 +60,16 @@ class HandOver:
         self._running: subprocess.Popen[bytes] | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="hand-over", daemon=True)
+        # Not Thread.join: when a signal's exception passes through it, CPython 3.11 takes the
+        # thread for ended although it runs on.
+        self._ended = threading.Event()
+        self._began = False
         self._added = 0
         self.counts = {"handed_over": 0, "hand_overs_failed": 0}
 
     def __enter__(self) -> HandOver:
         if self._arguments:
+            self._began = True
             self._thread.start()
         return self
 
@@ -79,8 +84,8 @@ class HandOver:
         self._waiting.put(None)
         if (running := self._running) is not None:
             _kill(running)
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._began:
+            _wait_through(self._ended)
 
     def add(self, record: GroupRecord) -> None:
         """Have the command run for a product, some time soon."""
@@ -90,16 +95,22 @@ class HandOver:
 
     def wait(self) -> None:
         """Return when the command was run for every product that was added."""
-        if not self._thread.is_alive():
+        if not self._began or self._ended.is_set():
             return
         if left := self._added - sum(self.counts.values()):
             self._say(f"waiting for the on-published command: {left} product(s) left")
         self._waiting.put(None)
         # In steps, so that Ctrl-C is heard.
-        while self._thread.is_alive():
-            self._thread.join(timeout=0.2)
+        while not self._ended.wait(timeout=0.2):
+            pass
 
     def _work(self) -> None:
+        try:
+            self._work_off()
+        finally:
+            self._ended.set()
+
+    def _work_off(self) -> None:
         while (record := self._waiting.get()) is not None:
             fault = "it was stopped before" if self._stopped.is_set() else self._run(record)
             if fault is None:
@@ -150,6 +161,18 @@ class HandOver:
         if running.returncode == 0:
             return None
         return f"exit code {running.returncode}" + (f": {text}" if text else "")
+
+
+def _wait_through(ended: threading.Event) -> None:
+    """Wait for the end of what was killed, also when Ctrl-C comes again meanwhile."""
+    interrupt: KeyboardInterrupt | None = None
+    while not ended.is_set():
+        try:
+            ended.wait(timeout=0.2)
+        except KeyboardInterrupt as again:
+            interrupt = again
+    if interrupt is not None:
+        raise interrupt
 
 
 def check_command(command: str | None) -> None:

@@ -129,6 +129,17 @@ class ProductOptions:
     phase_centre: PhaseCentre = "auto"
     spw: SpectralWindows = "subband"
 
+    @property
+    def chosen(self) -> dict[str, str]:
+        """The options that differ from their defaults: a new one leaves older products known."""
+        usual = dataclasses.asdict(ProductOptions())
+        return {k: v for k, v in dataclasses.asdict(self).items() if v != usual[k]}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the options, by which groups converted in several ways are told apart."""
+        return hashlib.sha256(json.dumps(self.chosen, sort_keys=True).encode()).hexdigest()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
@@ -220,15 +231,13 @@ class ConversionPlan:
         same observation converted elsewhere is the same product. Options count only where they
         differ from their defaults, so that a new one leaves the products of older versions known.
         """
-        usual = dataclasses.asdict(ProductOptions())
-        chosen = dataclasses.asdict(self.options)
         facts = {
             "format": PLAN_FORMAT,
             "subbands": [
                 [s.number, s.header.start_jd.hex(), s.header.size_bytes]
                 for s in sorted(self.subbands, key=lambda s: s.number)
             ],
-            "options": {name: value for name, value in chosen.items() if value != usual[name]},
+            "options": self.options.chosen,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -20,12 +20,23 @@ from contimg_dask.model import (
     Tier,
 )
 from contimg_dask.naming import STAGING_DIRECTORY
+from contimg_dask.settings import Settings
 
 _ROW_BYTES = 80
 """Small columns per row, rounded up: UVW 24, antennas 8, storage managers' own [bytes]."""
 _TABLE_BYTES = 4_000_000
 """Headers and subtables of one Measurement Set, rounded up [bytes]."""
 _CASACORE_CODES = frozenset({-1, -2, -3, -4, -5, -6, -7, -8})
+
+
+def options_of(settings: Settings) -> ProductOptions:
+    """Return the settings that change values in the product."""
+    return ProductOptions(
+        telescope_name=settings.telescope_name,
+        imaging_columns=settings.imaging_columns,
+        phase_centre=settings.phase_centre,
+        spw=settings.spw,
+    )
 
 
 def is_convertible(

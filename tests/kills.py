@@ -39,6 +39,7 @@ import pytest
 import contimg_dask
 from contimg_dask.convert import convert_in_order
 from contimg_dask.discovery import discover
+from contimg_dask.errors import ContimgError
 from contimg_dask.execution import steps
 from contimg_dask.execution.scratch import dead_scratch, scratch_directory
 from contimg_dask.grouping import group_files
@@ -663,7 +664,11 @@ def _problems(
         return
     known.add(found)
     campaign.converted_again += 1
-    convert_in_order(world.plan(place), new_attempt(f"{world.group.id}.2.again"))
+    try:
+        convert_in_order(world.plan(place), new_attempt(f"{world.group.id}.2.again"))
+    except ContimgError as error:
+        yield f"another conversion fails: {error}"
+        return
     remove_failed_record(place.output, world.group.id)
     if (again := view(world, place)) != "new":
         yield f"readers find {again} after another conversion"

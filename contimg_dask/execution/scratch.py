@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from contimg_dask.copying import allocated_bytes
@@ -17,15 +17,20 @@ from contimg_dask.staging.owners import current_owner, is_running
 from contimg_dask.staging.sweeping import Leftover
 
 _PREFIX = "contimg-dask-"
-_OWNER_NAME = "owner.json"
+_NAME = re.compile(
+    re.escape(_PREFIX)
+    + r"(?P<boot>[0-9a-f]{32})-(?P<namespace>\d+)-(?P<pid>\d+)-(?P<ticks>\d+)-\w+"
+)
 
 
 @contextmanager
 def scratch_directory() -> Iterator[str]:
     """Make a directory for a cluster that this process starts, gone afterwards."""
     dead_scratch(remove=True)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as directory:
-        Path(directory, _OWNER_NAME).write_text(json.dumps(asdict(current_owner())))
+    # Whose it is stands in its name: there from the first moment to the last, wherever the
+    # process is killed.
+    prefix = _prefix_of(current_owner())
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as directory:
         yield directory
 
 
@@ -50,11 +55,29 @@ def dead_scratch(*, remove: bool) -> list[Leftover]:
     return found
 
 
+def _prefix_of(owner: Owner) -> str:
+    boot = owner.boot_id.replace("-", "")
+    return f"{_PREFIX}{boot}-{owner.pid_namespace}-{owner.pid}-{owner.start_ticks}-"
+
+
+def _owner_in(name: str) -> Owner | None:
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    return Owner(
+        host="",
+        boot_id=str(uuid.UUID(found["boot"])),
+        pid_namespace=int(found["namespace"]),
+        pid=int(found["pid"]),
+        start_ticks=int(found["ticks"]),
+    )
+
+
 def _is_dead(path: Path) -> bool:
+    owner = _owner_in(path.name)
     try:
-        if path.stat().st_uid != os.getuid():
+        if owner is None or path.stat().st_uid != os.getuid():
             return False
-        owner = Owner(**json.loads((path / _OWNER_NAME).read_text()))
-    except (OSError, ValueError, TypeError):
-        return False  # somebody else's, or just being made
+    except OSError:
+        return False  # removed just now
     return is_running(owner) is False

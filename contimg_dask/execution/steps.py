@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import os
+import shutil
 import socket
 import threading
 import time
@@ -51,7 +52,7 @@ from contimg_dask.publishing.manifest import read_manifest, subband_facts, write
 from contimg_dask.publishing.ownership import make_directories
 from contimg_dask.staging import attempts
 from contimg_dask.staging.attempts import remove_attempt, working_in
-from contimg_dask.staging.room import megabytes
+from contimg_dask.staging.room import existing_ancestor, megabytes
 from contimg_dask.uvh5.header import read_axes
 from contimg_dask.uvh5.reader import SubbandReader
 from contimg_dask.uvh5.readers import reader_slot
@@ -104,7 +105,7 @@ def _working(plan: ConversionPlan, attempt: Attempt) -> Iterator[AttemptFiles]:
 def _explained(plan: ConversionPlan, error: OSError) -> ContimgError:
     where = error.filename or plan.target
     if error.errno in _NO_SPACE:
-        return NoSpaceError(_no_space_text(plan), path=plan.target)
+        return NoSpaceError(_no_space_text(plan, error.filename), path=plan.target)
     if error.errno in _NO_PERMISSION:
         return OutputError(
             f"{where}: {error.strerror}: check owner and permissions, or give another output "
@@ -114,12 +115,23 @@ def _explained(plan: ConversionPlan, error: OSError) -> ContimgError:
     return OutputError(f"{where}: {error.strerror or error}", code="io-error", path=str(where))
 
 
-def _no_space_text(plan: ConversionPlan) -> str:
-    places = dict.fromkeys(tier.root for tier in plan.tiers)
+def _no_space_text(plan: ConversionPlan, filename: str | None = None) -> str:
     return (
-        f"{' or '.join(places)}: the file system became full while {plan.group_id} was written, "
-        f"which needs {megabytes(plan.bytes_staged)}: free some space"
+        f"{_full_place(plan, filename)}: the file system became full while {plan.group_id} was "
+        f"written, which needs {megabytes(plan.bytes_staged)}: free some space"
     )
+
+
+def _full_place(plan: ConversionPlan, filename: str | None) -> str:
+    """Return which of the places a group is written to is full: most errors do not say."""
+    places = dict.fromkeys([*(tier.root for tier in plan.tiers), os.path.dirname(plan.target)])
+    ancestors = {place: existing_ancestor(Path(place)) for place in places}
+    if filename is not None:
+        device = os.stat(existing_ancestor(Path(filename))).st_dev
+        named = [place for place, found in ancestors.items() if os.stat(found).st_dev == device]
+        if named:
+            return named[0]
+    return min(places, key=lambda place: shutil.disk_usage(ancestors[place]).free)
 
 
 def _record(step: str, start_s: float) -> StepRecord:

@@ -14,6 +14,8 @@ from contimg_dask.ms.skeleton import casacore_faults, first_short_bulk_column, r
 from contimg_dask.naming import PRODUCT_DIRECTORIES
 from contimg_dask.publishing.manifest import geometry_in, read_manifest, why_not_understood
 
+_DAYS_REMEMBERED = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
@@ -87,32 +89,51 @@ def published_products(output_dir: Path) -> list[Path]:
 class StartIndex:
     """Finds products by the start time in their manifests, under any id or kind.
 
-    Manifests are read once per day directory, when first asked for.
+    It can be kept for months: every search lists its day directories again, a manifest is read
+    once, and only the days asked for last are remembered.
     """
 
     def __init__(self, output_dir: Path) -> None:
         self._output_dir = output_dir
-        self._days: dict[str, list[tuple[float, Path]]] = {}
+        self._days: dict[str, dict[tuple[str, int, int], float | None]] = {}
 
     def find(self, start_mjd: float, dates: tuple[str, ...]) -> Path | None:
         """Return a product that starts within 1 ms of ``start_mjd`` on one of these dates."""
         for date in dates:
-            for found_mjd, path in self._day(date):
-                if abs(found_mjd - start_mjd) <= SAME_START_TOLERANCE_D:
-                    return path
+            starts = self._days.pop(date, {})
+            self._days[date] = starts
+            for kind in PRODUCT_DIRECTORIES:
+                for entry in _products_in(self._output_dir / kind / date):
+                    found_mjd = _start_mjd(entry, starts)
+                    if found_mjd is None:
+                        continue
+                    if abs(found_mjd - start_mjd) <= SAME_START_TOLERANCE_D:
+                        return Path(entry.path)
+        while len(self._days) > _DAYS_REMEMBERED:
+            self._days.pop(next(iter(self._days)))
         return None
 
-    def _day(self, date: str) -> list[tuple[float, Path]]:
-        if date not in self._days:
-            products = (
-                path
-                for kind in PRODUCT_DIRECTORIES
-                for path in sorted((self._output_dir / kind / date).glob("*.ms"))
-            )
-            self._days[date] = [
-                (float(manifest["start_mjd"]), path)
-                for path in products
-                if (manifest := read_manifest(path))
-                and isinstance(manifest.get("start_mjd"), int | float)
-            ]
-        return self._days[date]
+
+def _start_mjd(
+    entry: os.DirEntry[str], known: dict[tuple[str, int, int], float | None]
+) -> float | None:
+    # Inode and time of change tell a product from one that has taken its place.
+    try:
+        status = entry.stat()
+    except OSError:
+        return None
+    key = (entry.path, status.st_ino, status.st_ctime_ns)
+    if key not in known:
+        found = (read_manifest(Path(entry.path)) or {}).get("start_mjd")
+        known[key] = float(found) if isinstance(found, int | float) else None
+    return known[key]
+
+
+def _products_in(directory: Path) -> list[os.DirEntry[str]]:
+    """Return the products of a day, in order of name."""
+    try:
+        with os.scandir(directory) as entries:
+            found = [entry for entry in entries if entry.name.endswith(".ms")]
+    except OSError:
+        return []
+    return sorted(found, key=lambda entry: entry.name)

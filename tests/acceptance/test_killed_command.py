@@ -180,7 +180,7 @@ def kill_all(command: subprocess.Popen[str]) -> None:
 
 
 MOMENTS: dict[str, Callable[[Site], object]] = {
-    "scratch": lambda site: list(site.temporary.glob("contimg-dask-*/owner.json")),
+    "scratch": lambda site: list(site.temporary.glob("contimg-dask-*-*/*")),
     "opened": lambda site: list(site.out.glob(f"{STAGING}/*.attempt.json")),
     "tiles": lambda site: list(site.memory.glob(f"{STAGING}/*/*.tiles")),
     "copied": lambda site: list(site.out.glob("science/*/.*.incoming*")),

@@ -12,11 +12,6 @@ from tests.kills import Campaign, killed, two_file_systems
 # Hundreds of processes, on a machine that may have other things to do.
 pytestmark = pytest.mark.timeout(300)
 
-NO_OWNER = (
-    "execution/scratch.py knows a dead cluster's directory by the owner.json in it, which is not "
-    "there yet, or already removed, when its process is killed at the wrong moment"
-)
-
 
 @pytest.fixture
 def places() -> Iterator[tuple[Path, Path]]:
@@ -52,7 +47,6 @@ def test_what_a_failed_group_leaves_is_whole_or_absent_wherever_its_process_is_k
     assert_survived(killed(case, *places), kills)
 
 
-@pytest.mark.xfail(reason=NO_OWNER, strict=True)
 def test_the_directory_of_a_cluster_is_swept_wherever_its_process_is_killed(
     places: tuple[Path, Path],
 ) -> None:

@@ -32,10 +32,6 @@ from tests.reference import new_attempt, tile_files
 
 MIB = 1 << 20
 STAGING = ".contimg-staging"
-WRONG_PLACE = (
-    "execution/steps.py names the tiers where the disk was full, which may be that of the target"
-)
-UNCHECKED = "deciding.py looks for room below the output only, wherever the target is"
 
 
 @contextmanager
@@ -387,7 +383,6 @@ def test_a_full_file_system_where_a_product_belongs_is_left_clean(
         assert_nothing_left(mapped)
 
 
-@pytest.mark.xfail(reason=WRONG_PLACE, strict=True)
 @pytest.mark.usefixtures("trusting")
 def test_a_full_file_system_where_a_product_belongs_is_named(
     incoming: Path, tmp_path: Path
@@ -397,7 +392,6 @@ def test_a_full_file_system_where_a_product_belongs_is_named(
         assert str(mapped) in str(fail_for_want_of_space(plan, "destination"))
 
 
-@pytest.mark.xfail(reason=UNCHECKED, strict=True)
 def test_a_target_whose_own_file_system_is_too_small_is_refused_before_anything_is_written(
     incoming: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -264,6 +266,36 @@ def test_leaving_early_kills_the_running_command_and_counts_the_waiting_ones(
     assert last["event"] == "run-stopped"
     for pid in pids:
         wait_until(lambda pid=pid: not is_running(pid))
+
+
+@pytest.mark.parametrize("interrupts", [1, 3])
+def test_ctrl_c_while_waiting_loses_no_failure_however_slow_the_log_and_often_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupts: int
+) -> None:
+    usual = EventLog.add
+
+    def slow(log: EventLog, event: str, **facts: Any) -> None:
+        time.sleep(0.2)
+        usual(log, event, **facts)
+
+    def interrupt() -> None:
+        for _ in range(interrupts):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    monkeypatch.setattr(EventLog, "add", slow)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        handing(tmp_path, script(tmp_path, "touch $0.begun; sleep 100")) as hand,
+    ):
+        for number in range(3):
+            hand.over.add(record(number))
+        wait_until((tmp_path / "hook.begun").exists)
+        threading.Timer(0.3, interrupt).start()
+        hand.over.wait()
+    assert hand.over.counts == {"handed_over": 0, "hand_overs_failed": 3}
+    kinds = [event["event"] for event in hand.events]
+    assert kinds == ["hand-over-failed"] * 3 + ["run-stopped"]
 
 
 def test_leaving_in_the_moment_a_command_starts_does_not_wait_for_it(
