@@ -20,6 +20,11 @@ Option = Callable[[Any], Any]
 _CLUSTER: tuple[Option, ...] = (
     click.option("--workers", type=int, metavar="N", help="Embedded worker processes [cores]."),
     click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),
+    click.option("--tls-ca", "tls_ca_file", metavar="FILE", help="Its certificate authority."),
+    click.option("--tls-cert", "tls_cert_file", metavar="FILE", help="Certificate to show to it."),
+    click.option("--tls-key", "tls_key_file", metavar="FILE", help="Key of that certificate."),
+    click.option("--allow-plain-tcp/--no-allow-plain-tcp", default=None,
+                 help="Use a scheduler elsewhere without encryption [no]."),
 )
 _PRODUCT: tuple[Option, ...] = (
     click.option("--direct-ms/--no-direct-ms", default=None,

@@ -27,6 +27,7 @@ from contimg_dask.errors import (
     OutputError,
 )
 from contimg_dask.execution.joining import check_agreement, join, place_tiles
+from contimg_dask.execution.node import on_this_node
 from contimg_dask.execution.tables import make_table, outcome_lines, pointing_of, software
 from contimg_dask.geometry import geometry_of, part_geometry
 from contimg_dask.model import (
@@ -137,6 +138,7 @@ def _record(step: str, start_s: float) -> StepRecord:
     return StepRecord(step=step, start_s=start_s, stop_s=time.time(), node=socket.gethostname())
 
 
+@on_this_node
 def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
     """Reserve room for the product and make the attempt's directory there.
 
@@ -156,6 +158,7 @@ def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
     return _record("open", start_s)
 
 
+@on_this_node
 def write_rows(plan: ConversionPlan, attempt: Attempt) -> RowsRecord:
     """Make the product without its bulk: headers, small columns and subtables.
 
@@ -182,6 +185,7 @@ def write_rows(plan: ConversionPlan, attempt: Attempt) -> RowsRecord:
     )
 
 
+@on_this_node
 def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRecord:
     """Read one subband once and write its bulk columns.
 
@@ -236,6 +240,7 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
     )
 
 
+@on_this_node
 def reduce_parts(
     plan: ConversionPlan, attempt: Attempt, rows: RowsRecord, parts: list[PartRecord]
 ) -> Product:
@@ -354,6 +359,7 @@ def wait_until_idle() -> None:
         pass
 
 
+@on_this_node
 def discard_attempt(plan: ConversionPlan, attempt: Attempt, keep: bool = False) -> None:
     """Remove everything a failed or cancelled attempt wrote, but what there is of its product.
 

@@ -39,6 +39,25 @@ class Settings:
         default=None,
         metadata=_takes("address of a running Dask scheduler; none: an embedded cluster"),
     )
+    tls_ca_file: str | None = field(
+        default=None,
+        metadata=_takes(
+            "certificate authority of the Dask cluster; none: as Dask's own configuration has it",
+            form="path",
+            option="--tls-ca",
+        ),
+    )
+    tls_cert_file: str | None = field(
+        default=None,
+        metadata=_takes("certificate to show to it", form="path", option="--tls-cert"),
+    )
+    tls_key_file: str | None = field(
+        default=None, metadata=_takes("key of that certificate", form="path", option="--tls-key")
+    )
+    allow_plain_tcp: bool = field(
+        default=False,
+        metadata=_takes("use a scheduler on another machine also without encryption"),
+    )
     direct_ms: bool = field(
         default=True,
         metadata=_takes("write subbands straight into the product, without parts to concatenate"),
