@@ -267,7 +267,7 @@ def _network(names: list[str]) -> tuple[Namespaces | Loopback, str]:
 
 def _make_disks(directory: Path, size: str, stack: ExitStack) -> str:
     """Make a node's scratch directory and mount its memory file system; return a word if it fails."""
-    for name in ("scratch", "tmpfs"):
+    for name in ("scratch", "tmpfs", "incoming"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     place, bound = str(directory / "tmpfs"), f"size={size.removesuffix('iB').removesuffix('B')}"
     try:
@@ -302,6 +302,7 @@ def _write_inventory(
         f'tls_dir = "{config}/tls"',
         f'config_dir = "{config}"',
         f"worker_ttl_s = {ttl_s}",
+        'placement = "group"',
         "[settings]",
         settings,
     ]
@@ -316,6 +317,7 @@ def _write_inventory(
             f"workers = {workers}",
             'memory_limit = "2GiB"',
             f'scratch_dir = "{disks}/scratch"',
+            f'input_dir = "{disks}/incoming"',
             f'tmpfs_path = "{disks}/tmpfs"',  # noqa: S108 - below the bed's own directory
             f'tmpfs_budget = "{tmpfs}"',
         ]

@@ -24,7 +24,9 @@ Role = Literal["both", "stage", "reduce"]
 CERTIFICATE_SUFFIX, KEY_SUFFIX = ".pem", "-key.pem"
 CA_NAME, CLIENT_NAME = "ca", "client"
 
-SETTINGS_RENDERED = ("scheduler", "tls_ca_file", "tls_cert_file", "tls_key_file", "allow_plain_tcp")
+SETTINGS_RENDERED = (
+    "scheduler", "tls_ca_file", "tls_cert_file", "tls_key_file", "allow_plain_tcp", "placement",
+)  # fmt: skip
 """Settings of the program that follow from the inventory."""
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 
 from contimg_dask.batch import open_cluster
 from contimg_dask.convert import convert_in_order, recipe
+from contimg_dask.discovery import Discovered
 from contimg_dask.dispatching.placing import Load, Node
 from contimg_dask.errors import ClusterError, ContimgError
 from contimg_dask.execution.cluster import Cluster
@@ -19,6 +21,8 @@ from contimg_dask.settings import Settings
 _TRY_AGAIN_AFTER_S = 3.0
 _WATCH_EVERY_S = 5.0
 _SWEEP_EVERY_S = 300.0
+_MOST_GIVEN_UP = 1000
+"""So many attempts that ended badly are looked for on nodes that were away meanwhile."""
 
 
 class Connection:
@@ -45,6 +49,7 @@ class Connection:
         self._runner: AttemptRunner | None = None
         self._nodes: Nodes | None = None
         self._started_s: dict[str, float] = {}
+        self._given_up: deque[str] = deque(maxlen=_MOST_GIVEN_UP)
         self._try_at_s = 0.0
         self._watch_at_s = 0.0
         self._sweep_at_s = 0.0
@@ -100,6 +105,7 @@ class Connection:
     def close(self) -> None:
         """Give up what is in flight, remove its traces as far as can be, and let the cluster go."""
         if self._runner is not None:
+            self._given_up.extend(self.running)
             self._runner.close()
         if self._nodes is not None and self.connected:
             self._nodes.wait_for_sweeps(timeout_s=10.0)
@@ -129,6 +135,8 @@ class Connection:
             return
         for completion in self._runner.poll(timeout_s):
             self._started_s.pop(completion.attempt.name, None)
+            if completion.error is not None:
+                self._given_up.append(completion.attempt.name)
             yield completion
 
     def watch(self, tiers: Collection[tuple[Tier, ...]]) -> bool:
@@ -142,11 +150,30 @@ class Connection:
         return True
 
     def sweep(self, roots: Sequence[str], owners: Sequence[Owner]) -> None:
-        """After connecting, and every few minutes, have nodes remove what was given up on them."""
+        """After connecting, and every few minutes, have nodes remove what was given up on them.
+
+        That is: attempts of this connection that have ended badly, and all those of ``owners``,
+        dispatchers before this one.
+        """
         if self._nodes is None or not roots or time.monotonic() < self._sweep_at_s:
             return
         self._sweep_at_s = time.monotonic() + _SWEEP_EVERY_S
-        self._nodes.sweep(roots, owners, self.running)
+        self._nodes.sweep(roots, owners, self._given_up)
+
+    def discover(
+        self, directory: str, start_mjd: float | None, end_mjd: float | None
+    ) -> list[Discovered] | None:
+        """Return what every node has recorded itself; None while there is no cluster to ask.
+
+        May be called from another thread.
+
+        Raises
+        ------
+        ClusterError, UsageError
+            As `Nodes.discover`.
+        """
+        nodes = self._nodes
+        return None if nodes is None else nodes.discover(directory, start_mjd, end_mjd)
 
     def nodes(self, draining: Collection[str], tier: Tier, alone: Collection[str]) -> list[Node]:
         """Return the nodes, what runs on each, and the room of a tier there.

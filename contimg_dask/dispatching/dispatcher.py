@@ -18,6 +18,7 @@ from contimg_dask.catalogue import queue
 from contimg_dask.catalogue.leases import paused
 from contimg_dask.catalogue.opening import Catalogue, CatalogueError
 from contimg_dask.catalogue.records import QueuedGroup
+from contimg_dask.dispatching.absence import Later
 from contimg_dask.dispatching.connection import Connection
 from contimg_dask.dispatching.leasing import LeaseKeeper
 from contimg_dask.dispatching.outcomes import INTERRUPTED, Claim, Outcomes
@@ -80,8 +81,9 @@ class Dispatcher:
         self._on_line = on_line
         self._claims: dict[str, Claim] = {}
         self._done: deque[Completion] = deque()
+        self._later: dict[int, float] = {}
         self._draining: frozenset[str] = frozenset()
-        self._owners: tuple[Owner, ...] = (current_owner(),)
+        self._predecessors: tuple[Owner, ...] = ()
         self._token = ""
         self._sequence = 0
         self._state = "starting"
@@ -117,8 +119,8 @@ class Dispatcher:
             The thread that reads jobs has died.
         """
         self._token = lease.token
-        if lease.predecessor is not None and lease.predecessor not in self._owners:
-            self._owners = (*self._owners, lease.predecessor)
+        if lease.predecessor is not None and lease.predecessor != current_owner():
+            self._predecessors = (lease.predecessor,)
         recovered = self._until_it_works(lease, lambda: recover(self._catalogue, self._outcomes))
         if recovered:
             self._on_line(f"{len(recovered)} group(s) were running when their dispatcher ended")
@@ -176,16 +178,14 @@ class Dispatcher:
         for name, claim in self._claims.items():
             if claim.queued.key in doomed:
                 self._connection.give_up(name, CancelledError())
-        self._connection.sweep(self._preparer.staging_roots(), self._owners)
+        self._connection.sweep(self._preparer.staging_roots(), self._predecessors)
 
     def _start_next(self) -> bool:
         """Start the first group of the queue that is due; tell whether there may be another one."""
         if (pause := paused(self._catalogue)) is not None:
             self._state = f"paused: {pause.reason}" if pause.reason else "paused"
             return False
-        due = queue.next_queued(
-            self._catalogue, time.time(), 1, exclude=[c.queued.key for c in self._claims.values()]
-        )
+        due = queue.next_queued(self._catalogue, time.time(), 1, exclude=self._not_now())
         if not due:
             self._state = "converting" if self._claims else "idle"
             return False
@@ -193,6 +193,9 @@ class Dispatcher:
         if isinstance(prepared, Hold):
             self._state = prepared.text
             return False
+        if isinstance(prepared, Later):
+            self._later[due[0].key] = prepared.when_s
+            return True
         if prepared is None:
             return True
         node = self._node_for(prepared)
@@ -202,9 +205,15 @@ class Dispatcher:
         self._state = "converting"
         return self._start(prepared, node)
 
-    def _prepare(self, queued: QueuedGroup) -> Ready | Hold | None:
+    def _not_now(self) -> list[int]:
+        """Return the groups that are under way, or wait for a node that has files of them."""
+        now_s = time.monotonic()
+        self._later = {key: when_s for key, when_s in self._later.items() if when_s > now_s}
+        return [*self._later, *(claim.queued.key for claim in self._claims.values())]
+
+    def _prepare(self, queued: QueuedGroup) -> Ready | Hold | Later | None:
         try:
-            return self._preparer.prepare(queued)
+            return self._preparer.prepare(queued, self._connection.workers)
         except CatalogueError:
             raise
         except Exception as error:  # noqa: BLE001 - one group must not end the dispatcher, again and again
@@ -237,7 +246,7 @@ class Dispatcher:
         ):
             return True  # cancelled, or taken, a moment ago
         self._claims[name] = Claim(queued=replace(queued, attempt=name), plan=ready.plan, node=node)
-        attempt = Attempt(number=number, name=name, submitted_s=time.time(), owner=self._owners[0])
+        attempt = Attempt(number=number, name=name, submitted_s=time.time(), owner=current_owner())
         last_try = queued.attempts + 1 >= MOST_ATTEMPTS
         self._connection.start(
             ready.plan, attempt, node, priority=self._priority(queued), last_try=last_try

@@ -12,6 +12,7 @@ from contimg_dask.catalogue import jobs, queue
 from contimg_dask.catalogue.opening import Catalogue
 from contimg_dask.catalogue.records import QueuedGroup
 from contimg_dask.deciding import Request, decide
+from contimg_dask.dispatching.absence import Absence, Later
 from contimg_dask.dispatching.freshness import freshened, is_fresh
 from contimg_dask.dispatching.outcomes import Outcomes
 from contimg_dask.dispatching.requests import request_of
@@ -61,6 +62,7 @@ class Preparer:
         self._requests: dict[int, Request] = {}
         self._indexes: dict[str, StartIndex] = {}
         self._ready: dict[int, Ready] = {}
+        self._absence = Absence()
         self._said = ""
 
     @property
@@ -77,8 +79,11 @@ class Preparer:
         with contextlib.suppress(UsageError):
             self._request(job_id)
 
-    def prepare(self, queued: QueuedGroup) -> Ready | Hold | None:
-        """Return a group ready to start; None when it has its outcome already."""
+    def prepare(self, queued: QueuedGroup, present: Collection[str]) -> Ready | Hold | Later | None:
+        """Return a group ready to start; None when it has its outcome already.
+
+        ``present`` are the nodes that are there, by IP.
+        """
         ready = self._ready.get(queued.key)
         if ready is not None and _is_as_it_was(ready, queued):
             return replace(ready, queued=replace(queued, group=ready.queued.group))
@@ -90,6 +95,10 @@ class Preparer:
             return None
         if (hold := _unwritable(request)) is not None:
             return self._held(hold)
+        group = self._absence.judge(queued.group, present, request.settings.node_wait_s)
+        if isinstance(group, Later):
+            return group
+        queued = replace(queued, group=group)
         if sent_again := not is_fresh(queued.group):
             queued = replace(queued, group=freshened(queued.group))
         try:

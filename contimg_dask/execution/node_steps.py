@@ -1,10 +1,14 @@
-"""What is asked of a node rather than of a group: its room, and to clear up what was given up."""
+"""What is asked of a node rather than of a group: its room, its files, and to clear up."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
 
+from contimg_dask.discovery import Discovered, discover
+from contimg_dask.execution.node import this_node
 from contimg_dask.model import Owner, Tier
 from contimg_dask.staging.records import AttemptRecord, locked_root
 from contimg_dask.staging.reserving import room_in
@@ -26,18 +30,19 @@ def measure_room(tiers: tuple[Tier, ...]) -> dict[str, int]:
 
 
 def sweep_given_up(
-    roots: tuple[str, ...], owners: tuple[Owner, ...], alive: Collection[str]
+    roots: tuple[str, ...], owners: Collection[Owner], names: Collection[str]
 ) -> int:
-    """Remove on this node the attempts of these owners that are not ``alive``, and all dead ones.
+    """Remove on this node the attempts that were given up, and all dead ones.
 
     Parameters
     ----------
     roots
         Staging directories; those that are not there are passed over.
     owners
-        Processes whose attempts count as given up, although they may be running themselves.
-    alive
-        Names of attempts that they still work on.
+        Processes all of whose attempts count as given up, although it cannot be seen from here
+        whether they run.
+    names
+        Single attempts that were given up by an owner who lives on; their parts with them.
 
     Returns
     -------
@@ -46,10 +51,42 @@ def sweep_given_up(
     """
 
     def given_up(record: AttemptRecord) -> bool:
-        return record.owner in owners and record.attempt not in alive
+        if record.owner in owners:
+            return True
+        return any(
+            record.attempt == name or record.attempt.startswith(f"{name}.") for name in names
+        )
 
     removed = 0
     for root in roots:
         with contextlib.suppress(OSError):  # another user's, or not on this node
             removed += sum(left.removed for left in sweep(root, given_up=given_up))
     return removed
+
+
+def discover_here(
+    directory: str, node: str, start_mjd: float | None, end_mjd: float | None
+) -> Discovered:
+    """Read the headers of the files that this node has recorded itself.
+
+    Parameters
+    ----------
+    directory
+        Where they lie, unless the inventory gives this node another place.
+    node
+        This node, by IP: its name is written into every header.
+    start_mjd, end_mjd
+        As `discover` takes them.
+
+    Raises
+    ------
+    UsageError
+        The directory cannot be listed, and this node should have one.
+    """
+    known = this_node()
+    if known is not None and known.input_dir is None:
+        return Discovered(headers=(), unreadable=())  # it records nothing
+    place = directory if known is None or known.input_dir is None else known.input_dir
+    found = discover(Path(place), start_mjd=start_mjd, end_mjd=end_mjd)
+    headers = tuple(replace(header, node=node) for header in found.headers)
+    return replace(found, headers=headers)

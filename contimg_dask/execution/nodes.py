@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from distributed import Future
-from distributed.client import ClosedClientError
+from distributed import Future, KilledWorker
+from distributed.client import ClosedClientError, FutureCancelledError
 
+from contimg_dask.discovery import Discovered
+from contimg_dask.errors import ClusterError, ContimgError
 from contimg_dask.execution.cluster import Cluster
-from contimg_dask.execution.node_steps import measure_room, sweep_given_up
+from contimg_dask.execution.node_steps import discover_here, measure_room, sweep_given_up
 from contimg_dask.model import Owner, Tier
 
 _HIGH_PRIORITY = 1_000_000_000
@@ -55,10 +57,10 @@ class Nodes:
         """Return when a node was asked what it last answered [monotonic s]; 0 where it never did."""
         return self._measured_s.get(node, 0.0)
 
-    def sweep(self, roots: Sequence[str], owners: Sequence[Owner], alive: Collection[str]) -> None:
+    def sweep(self, roots: Sequence[str], owners: Sequence[Owner], names: Collection[str]) -> None:
         """Have every node remove what was given up there (`sweep_given_up`)."""
         self._sweeps = [future for future in self._sweeps if not future.done()]
-        arguments = (tuple(roots), tuple(owners), frozenset(alive))
+        arguments = (tuple(roots), tuple(owners), frozenset(names))
         for node in self._cluster.nodes:
             future = self._submit("sweep", node, sweep_given_up, *arguments)
             if future is not None:
@@ -71,6 +73,24 @@ class Nodes:
             if time.monotonic() > deadline_s:
                 return
             time.sleep(0.02)
+
+    def discover(
+        self, directory: str, start_mjd: float | None, end_mjd: float | None
+    ) -> list[Discovered]:
+        """Return what every node has recorded itself (`discover_here`); waits for all of them.
+
+        Raises
+        ------
+        ClusterError
+            A node has gone, or does not answer.
+        UsageError
+            A node cannot list its directory.
+        """
+        asked = {
+            node: self._submit("discover", node, discover_here, directory, node, start_mjd, end_mjd)
+            for node in self._cluster.nodes
+        }
+        return [_answer(node, future) for node, future in asked.items()]
 
     def _submit(self, what: str, node: str, step: Any, *arguments: Any) -> Future[Any] | None:
         with contextlib.suppress(ClosedClientError):
@@ -93,3 +113,14 @@ class Nodes:
             if future.status == "finished":
                 self._room[node] = future.result()
                 self._measured_s[node] = asked_s
+
+
+def _answer(node: str, future: Future[Any] | None) -> Any:
+    try:
+        if future is not None:
+            return future.result(timeout=_PATIENCE_S)
+    except ContimgError:
+        raise
+    except (TimeoutError, OSError, KilledWorker, FutureCancelledError) as error:
+        raise ClusterError(f"node {node} does not say which files it has ({error})") from error
+    raise ClusterError(f"node {node} cannot be asked which files it has: the scheduler has gone")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from contimg_dask.model import ImagingColumns, OnExisting, PhaseCentre, SpectralWindows
+from contimg_dask.model import (
+    ImagingColumns,
+    OnExisting,
+    PhaseCentre,
+    SpectralWindows,
+)
+
+Placement = Literal["group", "subband"]
 
 
 def _takes(help_text: str, **limits: Any) -> dict[str, Any]:
@@ -184,5 +191,20 @@ class Settings:
         metadata=_takes(
             "seconds after which another dispatcher may take over from one that has gone silent",
             minimum=5,
+        ),
+    )
+    placement: Placement = field(
+        default="group",
+        metadata=_takes(
+            "group: all of a group on one node, which sees its files; subband: files lie on the "
+            "nodes that recorded them, and parts are made there"
+        ),
+    )
+    node_wait_s: int = field(
+        default=600,
+        metadata=_takes(
+            "seconds a group waits for a node that has files of it and is gone; then it goes on "
+            "without them, or fails",
+            minimum=0,
         ),
     )
