@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ from contimg_dask.deploy.rendering import (
 )
 
 SCHEDULER = "scheduler"
+NO_WORDS: Mapping[str, str] = {}
 _MAKE_CERTIFICATES = Path(__file__).with_name("make-certificates")
 _WORKERS_OF = """
 import json, sys, urllib.request
@@ -70,6 +71,7 @@ class Bed:
     inventory: Inventory
     network: Namespaces | Loopback
     word: str
+    more_environment: dict[str, str] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
 
     @property
@@ -92,7 +94,7 @@ class Bed:
             "DASK_CONFIG": str(rendered / "dask.yaml"),
             "CONTIMG_DASK_CONFIG": str(rendered / "contimg-dask.toml"),
         }
-        return dict(os.environ) | dict(pairs) | here  # type: ignore[arg-type]
+        return dict(os.environ) | dict(pairs) | here | self.more_environment  # type: ignore[arg-type]
 
     def _command(self, name: str) -> list[str]:
         dask = str(Path(sys.prefix) / "bin" / "dask")
@@ -218,6 +220,8 @@ def bring_up(
     tmpfs: str = "64MiB",
     worker_ttl_s: int = 10,
     settings: str = "",
+    roles: Mapping[str, str] = NO_WORDS,
+    environment: Mapping[str, str] = NO_WORDS,
 ) -> Iterator[Bed]:
     """Bring a test bed up below a directory, and take it down whatever happens.
 
@@ -231,6 +235,10 @@ def bring_up(
         Seconds after which a silent worker counts as lost.
     settings
         Lines of the inventory's ``[settings]``.
+    roles
+        Of nodes that are not to be ``both``, by name.
+    environment
+        More variables for all programs.
     """
     remove_dead_beds()
     names = [SCHEDULER, *(f"node{number}" for number in range(1, nodes + 1))]
@@ -240,10 +248,14 @@ def bring_up(
         for name in names[1:]:
             word += _make_disks(directory / "disks" / name, tmpfs, stack)
         inventory = _write_inventory(
-            directory, network, workers=workers, tmpfs=tmpfs, ttl_s=worker_ttl_s, settings=settings
-        )
+            directory, network, workers=workers, tmpfs=tmpfs, ttl_s=worker_ttl_s,
+            settings=settings, roles=roles,
+        )  # fmt: skip
         _make_certificates(inventory, network)
-        bed = Bed(directory=directory, inventory=inventory, network=network, word=word)
+        bed = Bed(
+            directory=directory, inventory=inventory, network=network, word=word,
+            more_environment=dict(environment),
+        )  # fmt: skip
         (directory / "logs").mkdir(exist_ok=True)
         for name in names:
             write_files(render_host(inventory, name), directory / "hosts" / name)
@@ -286,6 +298,7 @@ def _write_inventory(
     tmpfs: str,
     ttl_s: int,
     settings: str,
+    roles: Mapping[str, str],
 ) -> Inventory:
     config = directory / "config"
     config.mkdir(parents=True, exist_ok=True)
@@ -315,6 +328,7 @@ def _write_inventory(
             f'name = "{name}"',
             f'ip = "{ip}"',
             f"workers = {workers}",
+            f'role = "{roles.get(name, "both")}"',
             'memory_limit = "2GiB"',
             f'scratch_dir = "{disks}/scratch"',
             f'input_dir = "{disks}/incoming"',

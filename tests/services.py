@@ -192,7 +192,9 @@ def deployed(
         environment=DASK_SETTINGS,
     )
     preloads = [
-        part for name in ("contimg_dask.execution.preload", *preload) for part in ("--preload", name)
+        part
+        for name in ("contimg_dask.execution.preload", *preload)
+        for part in ("--preload", name)
     ]
     pools = {
         node: Service(

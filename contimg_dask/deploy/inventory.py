@@ -370,6 +370,12 @@ def _check_placement(inventory: Inventory) -> None:
     path, nodes = inventory.path, inventory.nodes
     if all(node.role == "stage" for node in nodes):
         raise UsageError(f'{path}: every node has role "stage": one at least is "both" or "reduce"')
+    for node in nodes:
+        if node.role == "reduce" and node.input_dir:
+            raise UsageError(
+                f'{path}: node "{node.name}" has role "reduce" and an input_dir: what it records '
+                f'would be left out; give it role "both", or no input_dir'
+            )
     if inventory.placement == "subband" and not any(node.input_dir for node in nodes):
         raise UsageError(
             f'{path}: [cluster]: placement is "subband", but no node has an input_dir: give the '

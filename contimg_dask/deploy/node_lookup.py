@@ -74,4 +74,5 @@ def find_node(address: str) -> NodeSettings:
         output_dir=inventory.cluster.output_dir,
         workers=node.workers,
         digest=inventory.digest,
+        role=node.role,
     )

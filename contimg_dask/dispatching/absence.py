@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from contimg_dask.model import Group
@@ -18,10 +18,22 @@ class Later:
     when_s: float
 
 
-class Absence:
-    """Remembers since when nodes are gone, as far as groups have asked for them."""
+def homes_of(group: Group) -> set[str]:
+    """Return the nodes a group's files lie on, by IP; none where every node sees them."""
+    return {s.header.node for s in group.subbands if s.header.node is not None}
 
-    def __init__(self) -> None:
+
+class Absence:
+    """Remembers since when nodes are gone, as far as groups have asked for them.
+
+    Parameters
+    ----------
+    clock
+        Tells the time [monotonic s].
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._since_s: dict[str, float] = {}
 
     def judge(self, group: Group, present: Collection[str], wait_s: float) -> Group | Later:
@@ -45,11 +57,10 @@ class Absence:
         """
         for node in present:
             self._since_s.pop(node, None)
-        homes = {subband.header.node for subband in group.subbands} - {None}
-        gone = sorted(node for node in homes if node is not None and node not in present)
+        gone = sorted(homes_of(group) - set(present))
         if not gone:
             return group
-        now_s = time.monotonic()
+        now_s = self._clock()
         waited_s = min(now_s - self._since_s.setdefault(node, now_s) for node in gone)
         if waited_s < wait_s:
             return Later(when_s=now_s + min(_LOOK_AGAIN_AFTER_S, wait_s - waited_s))

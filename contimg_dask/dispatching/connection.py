@@ -11,7 +11,7 @@ from contimg_dask.batch import open_cluster
 from contimg_dask.convert import convert_in_order, recipe
 from contimg_dask.discovery import Discovered
 from contimg_dask.dispatching.placing import Load, Node
-from contimg_dask.errors import ClusterError, ContimgError
+from contimg_dask.errors import ClusterError, ContimgError, WorkerLostError
 from contimg_dask.execution.cluster import Cluster
 from contimg_dask.execution.nodes import Nodes
 from contimg_dask.execution.runner import AttemptRunner, Completion, Listener
@@ -135,7 +135,12 @@ class Connection:
             return
         for completion in self._runner.poll(timeout_s):
             self._started_s.pop(completion.attempt.name, None)
-            if completion.error is not None:
+            if isinstance(completion.error, WorkerLostError):
+                self._watch_at_s = (
+                    0.0  # a node may be gone: nothing more is begun before that is known
+                )
+            if completion.error is not None or completion.plan.spread:
+                # Of parts that have arrived, something may be left on a node that has gone since.
                 self._given_up.append(completion.attempt.name)
             yield completion
 
@@ -144,9 +149,11 @@ class Connection:
         if self._runner is None or self._nodes is None or time.monotonic() < self._watch_at_s:
             return False
         self._watch_at_s = time.monotonic() + _WATCH_EVERY_S
+        before = set(self.workers)
         self._runner.watch_nodes()
-        if tiers:
-            self._nodes.ask_room(tuple(dict.fromkeys(tier for some in tiers for tier in some)))
+        if set(self.workers) - before:
+            self._sweep_at_s = 0.0  # a node that was away has what was given up meanwhile
+        self._nodes.ask(tuple(dict.fromkeys(tier for some in tiers for tier in some)))
         return True
 
     def sweep(self, roots: Sequence[str], owners: Sequence[Owner]) -> None:
@@ -205,6 +212,7 @@ class Connection:
                     room_bytes=self._nodes.room_bytes(name, tier),
                     unseen_bytes=sum(r.plan.bytes_staged for r in unseen),
                     draining=name in draining,
+                    reduces=self._nodes.reduces(name),
                 )
             )
         return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +37,7 @@ _POLL_S = 0.5
 _CATALOGUE_AGAIN_S = 2.0
 _LIVE_FIRST = 10**12
 _PRIORITY_STEP = 10**8
+_NO_NODE = 'waiting: every node is being drained, or makes parts only (role "stage")'
 _STOPPED = Reason(code=INTERRUPTED, text="its dispatcher was stopped before it was done")
 
 
@@ -82,6 +83,7 @@ class Dispatcher:
         self._claims: dict[str, Claim] = {}
         self._done: deque[Completion] = deque()
         self._later: dict[int, float] = {}
+        self._there: Set[str] = frozenset()
         self._draining: frozenset[str] = frozenset()
         self._predecessors: tuple[Owner, ...] = ()
         self._token = ""
@@ -171,7 +173,11 @@ class Dispatcher:
         """Count nodes, hear of people's wishes, have nodes swept; every few seconds."""
         if not self._connection.watch(self._preparer.tiers):
             return
-        for name, workers in self._connection.workers.items():
+        there = self._connection.workers
+        if there.keys() - self._there:
+            self._later.clear()  # it may be the one that groups wait for
+        self._there = there.keys()
+        for name, workers in there.items():
             known_nodes.seen(self._catalogue, name, workers, {})
         self._draining = known_nodes.draining_names(self._catalogue)
         doomed = queue.cancel_requests(self._catalogue)
@@ -200,7 +206,7 @@ class Dispatcher:
             return True
         node = self._node_for(prepared)
         if node is None:
-            self._state = "converting" if self._claims else "waiting: every node is being drained"
+            self._state = "converting" if self._claims else _NO_NODE
             return False
         self._state = "converting"
         return self._start(prepared, node)
@@ -232,6 +238,7 @@ class Dispatcher:
                 alone=queued.attempts > 0,
                 avoid=queued.last_node if queued.attempts else None,
                 live=queued.live,
+                spread=ready.plan.spread,
             ),
             self._settings.groups_in_flight or ready.request.in_flight,
         )

@@ -24,7 +24,7 @@ class NodeSettings:
     """What the inventory says of a node.
 
     ``digest`` is of the inventory, ``tmpfs_budget_bytes`` what groups may take of ``tmpfs_path``
-    together.
+    together, ``role`` what it does for groups of several nodes: ``stage``, ``reduce`` or ``both``.
     """
 
     name: str
@@ -36,6 +36,7 @@ class NodeSettings:
     output_dir: str
     workers: int
     digest: str
+    role: str = "both"
 
     @property
     def tiers(self) -> tuple[Tier, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contimg_dask.discovery import Discovered, discover
@@ -15,11 +15,26 @@ from contimg_dask.staging.reserving import room_in
 from contimg_dask.staging.sweeping import sweep
 
 
-def measure_room(tiers: tuple[Tier, ...]) -> dict[str, int]:
-    """Return, by staging directory, what a tier can still promise on this node [bytes].
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a node says of itself.
 
-    A tier that cannot be used here has no entry.
+    ``room_bytes`` is what each tier can still promise, by staging directory, without those that
+    cannot be used there; ``reduces`` whether groups whose parts come from other nodes may be
+    reduced there.
     """
+
+    room_bytes: Mapping[str, int]
+    reduces: bool
+
+
+def measure(tiers: tuple[Tier, ...]) -> Measured:
+    """Return what there is to know of this node before it is given a group."""
+    node = this_node()
+    return Measured(room_bytes=_room_in(tiers), reduces=node is None or node.role != "stage")
+
+
+def _room_in(tiers: tuple[Tier, ...]) -> dict[str, int]:
     room: dict[str, int] = {}
     for tier in tiers:
         with contextlib.suppress(OSError):

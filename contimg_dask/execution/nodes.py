@@ -14,7 +14,7 @@ from distributed.client import ClosedClientError, FutureCancelledError
 from contimg_dask.discovery import Discovered
 from contimg_dask.errors import ClusterError, ContimgError
 from contimg_dask.execution.cluster import Cluster
-from contimg_dask.execution.node_steps import discover_here, measure_room, sweep_given_up
+from contimg_dask.execution.node_steps import Measured, discover_here, measure, sweep_given_up
 from contimg_dask.model import Owner, Tier
 
 _HIGH_PRIORITY = 1_000_000_000
@@ -32,26 +32,33 @@ class Nodes:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._room: dict[str, dict[str, int]] = {}
+        self._measured: dict[str, Measured] = {}
         self._measured_s: dict[str, float] = {}
         self._asked: dict[str, tuple[float, Future[Any]]] = {}
         self._sweeps: list[Future[Any]] = []
 
-    def ask_room(self, tiers: tuple[Tier, ...]) -> None:
+    def ask(self, tiers: tuple[Tier, ...]) -> None:
         """Have every node measure these tiers, but for those that have not answered yet."""
         self._hear()
         now_s = time.monotonic()
         for node in self._cluster.nodes:
             asked = self._asked.get(node)
             if asked is None or now_s - asked[0] > _PATIENCE_S:
-                future = self._submit("room", node, measure_room, tiers)
+                future = self._submit("room", node, measure, tiers)
                 if future is not None:
                     self._asked[node] = (now_s, future)
 
     def room_bytes(self, node: str, tier: Tier) -> int | None:
         """Return what a tier could promise when the node was last asked, None if it never answered."""
         self._hear()
-        return self._room.get(node, {}).get(tier.root)
+        measured = self._measured.get(node)
+        return None if measured is None else measured.room_bytes.get(tier.root)
+
+    def reduces(self, node: str) -> bool:
+        """Tell whether a node reduces groups of several nodes; not before it has said so."""
+        self._hear()
+        measured = self._measured.get(node)
+        return measured is not None and measured.reduces
 
     def measured_s(self, node: str) -> float:
         """Return when a node was asked what it last answered [monotonic s]; 0 where it never did."""
@@ -111,7 +118,7 @@ class Nodes:
                 continue
             del self._asked[node]
             if future.status == "finished":
-                self._room[node] = future.result()
+                self._measured[node] = future.result()
                 self._measured_s[node] = asked_s
 
 

@@ -46,6 +46,14 @@ class Described:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """The product without its bulk, and what was read of the first file: it is not asked for again."""
+
+    record: RowsRecord
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sent:
     """The bytes of one subband on their way, by column; a column that is all zero is left out."""
 
@@ -160,20 +168,17 @@ def place_part(
     )
 
 
-def write_rows(plan: ConversionPlan, attempt: Attempt, described: list[Described]) -> RowsRecord:
+def write_rows(plan: ConversionPlan, attempt: Attempt, described: list[Described]) -> Rows:
     """Make the product without its bulk, from what the nodes have read (`steps.write_rows`)."""
-    return steps.write_rows(plan, attempt, _seen(described))
+    seen = _seen(described)
+    return Rows(record=steps.write_rows(plan, attempt, seen), seen=seen)
 
 
 def reduce_parts(
-    plan: ConversionPlan,
-    attempt: Attempt,
-    rows: RowsRecord,
-    parts: list[PartRecord],
-    first: Described,
+    plan: ConversionPlan, attempt: Attempt, rows: Rows, parts: list[PartRecord]
 ) -> Product:
     """Join, verify and publish (`steps.reduce_parts`)."""
-    return steps.reduce_parts(plan, attempt, rows, parts, first.seen)
+    return steps.reduce_parts(plan, attempt, rows.record, parts, rows.seen)
 
 
 def discard_part(plan: ConversionPlan, attempt: Attempt, position: int) -> None:

@@ -65,8 +65,13 @@ class Spread:
 
     @property
     def nodes(self) -> frozenset[str]:
-        """Every node the group needs, by IP."""
-        return frozenset({self._node, *map(self._home, self._positions)})
+        """Every node the group still needs, by IP: one whose parts have arrived may go."""
+        needed = [
+            position
+            for position in self._positions
+            if "rows" not in self._ended or self._name("place", position) not in self._ended
+        ]
+        return frozenset({self._node, *map(self._home, needed)})
 
     @property
     def _positions(self) -> range:
@@ -109,7 +114,13 @@ class Spread:
                 self._node, "rows", part_steps.write_rows, self._plan, self._attempt,
                 self._described,
             )  # fmt: skip
+        elif kind == "rows":
+            self._described.clear()
+            for described in self._positions:
+                self._hands.forget(self._name("describe", described))
         elif kind == "openpart":
+            # A result that is held would be made again when its node is back: after the part is gone.
+            self._hands.forget(name)
             step = part_steps.write_part
             self._parts[position] = self._hand_part(self._home(position), "part", step, position)
         elif kind == "part":
@@ -135,7 +146,9 @@ class Spread:
     def _arrived(self, position: int) -> None:
         # What was sent is let go with its future; what was staged goes at once, not at the end.
         self._travelling.discard(position)
-        self._hands.forget(self._name("send", position))
+        self._parts.pop(position, None)
+        for kind in ("part", "send"):
+            self._hands.forget(self._name(kind, position))
         self._remove_part(position)
 
     def _reduce(self) -> Future[Any] | None:
@@ -148,7 +161,7 @@ class Spread:
         placed = [self._placed[position] for position in self._positions]
         return self._hands.hand(
             self._node, "reduce", part_steps.reduce_parts, self._plan, self._attempt,
-            self._rows, placed, self._described[0],
+            self._rows, placed,
         )  # fmt: skip
 
     def discard(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from contimg_dask.geometry import CORRECTED_DATA, DATA, MODEL_DATA, BulkColumn, Geometry
+from contimg_dask.geometry import CORRECTED_DATA, DATA, FLAG, MODEL_DATA, BulkColumn, Geometry
 
 _NEVER_MOVED = (MODEL_DATA, CORRECTED_DATA)
 """Zero, or a copy of DATA."""
@@ -37,7 +38,11 @@ def read_subband(shape: Geometry, tile_file: Callable[[str], str]) -> dict[str, 
         size = -(-shape.subband_rows * shape.row_bits(column) // 8)
         with open(tile_file(column.name), "rb") as file:
             content = file.read(size)
-        # A file that ends early is a hole from there on: flags that nobody has set.
+        # Flags that nobody has set are a hole, also at the end; all else was written in full.
+        if len(content) < size and column != FLAG:
+            raise OSError(
+                errno.EIO, f"{len(content)} bytes where {size} were written", tile_file(column.name)
+            )
         if np.frombuffer(content, dtype=np.uint8).any():
             found[column.name] = content.ljust(size, b"\0")
     return found

@@ -131,9 +131,7 @@ def test_a_job_s_groups_are_queued_in_order_of_time_under_their_ids(desk: Desk) 
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 100])
-def test_batches_never_cut_a_group(
-    desk: Desk, batch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_never_cut_a_group(desk: Desk, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_BATCH_FILES", batch)
     assert read_job(desk.catalogue, desk.submit()) == 4
     assert [(row.present, row.state) for row in desk.rows()] == [(2, "queued")] * 4

@@ -278,9 +278,7 @@ def test_a_file_system_that_is_mounted_and_unmounted_again_takes_nothing_with_it
         {"kind": "calibrator"},
     ],
 )
-def test_a_row_that_is_not_as_the_manifest_is_corrected(
-    site: Site, wrong: dict[str, Any]
-) -> None:
+def test_a_row_that_is_not_as_the_manifest_is_corrected(site: Site, wrong: dict[str, Any]) -> None:
     site.reconcile()
     right = site.product(0)
     products.repair(site.catalogue, right.path, replace(right, **wrong))

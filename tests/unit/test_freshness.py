@@ -60,9 +60,7 @@ def test_a_file_that_was_sent_again_is_read_again(group: Group) -> None:
     now = freshened(group)
     assert is_fresh(now)
     assert (now.id, now.present) == (group.id, (0, 1, 2))
-    kept, read = (
-        [s.header.mtime_ns for s in g.subbands if s.number == 1][0] for g in (group, now)
-    )
+    kept, read = ([s.header.mtime_ns for s in g.subbands if s.number == 1][0] for g in (group, now))
     assert read == kept + 1
     assert [s for s in now.subbands if s.number != 1] == [
         s for s in group.subbands if s.number != 1
@@ -119,9 +117,7 @@ def test_a_group_without_any_file_left_cannot_be_converted_and_keeps_its_start(
     assert is_convertible(now, 1) is not None
 
 
-def test_nothing_is_searched_for_beside_the_group_s_own_files(
-    group: Group, incoming: Path
-) -> None:
+def test_nothing_is_searched_for_beside_the_group_s_own_files(group: Group, incoming: Path) -> None:
     # The same subband under another name, as when a file is renamed by hand.
     path = file_of(group, 1)
     path.rename(incoming / "2025-10-05T03:12:09_sb01.hdf5")

@@ -106,6 +106,11 @@ def test_the_digest_is_of_the_whole_file(tmp_path: Path) -> None:
         ('name = "node1"', 'name = "client"', ['"client"', "certificate files"]),
         ("tmpfs_budget", 'role = "writer"\ntmpfs_budget', ["role is", "both | stage | reduce"]),
         ("tmpfs_budget", 'role = "stage"\ntmpfs_budget', ['"stage"', '"both" or "reduce"']),
+        (
+            "tmpfs_budget",
+            'role = "reduce"\ninput_dir = "/data"\ntmpfs_budget',
+            ['role "reduce" and an input_dir', 'role "both"'],
+        ),
         ('tls_dir = "/etc/contimg-dask/tls"\n', "", ["tls_dir is missing", "10.0.0.1"]),
         ("[cluster]", '[cluster]\nplacement = "subband"', ["placement", "input_dir"]),
         ("[cluster]", '[cluster]\nplacement = "here"', ["[cluster]", "group | subband | auto"]),

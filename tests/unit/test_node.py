@@ -14,7 +14,8 @@ from contimg_dask.deploy.node_lookup import find_node
 from contimg_dask.errors import ClusterError
 from contimg_dask.execution import preload
 from contimg_dask.execution.node import at_this_node, on_this_node, set_this_node, this_node
-from contimg_dask.model import ConversionPlan
+from contimg_dask.execution.node_steps import measure
+from contimg_dask.model import ConversionPlan, Tier
 from contimg_dask.planning import propose_tiers
 from tests.unit.plans import bare_plan
 from tests.unit.test_inventory import CLUSTER, NODE, SECOND
@@ -95,3 +96,19 @@ def test_a_tier_nobody_asked_for_is_not_added(inventory: Path, tmp_path: Path) -
     seen: list[ConversionPlan] = []
     on_this_node(seen.append)(plan)
     assert seen == [plan]
+
+
+@pytest.mark.parametrize(
+    ("role", "reduces"), [("stage", False), ("reduce", True), ("both", True), (None, True)]
+)
+def test_a_node_says_what_it_is_there_for(
+    inventory: Path, role: str | None, reduces: bool, tmp_path: Path
+) -> None:
+    if role is not None:
+        inventory.write_text(inventory.read_text() + f'role = "{role}"\n')
+        set_this_node(find_node("tls://10.0.0.12:40001"))
+    tier = Tier(name="scratch", root=str(tmp_path / "staging"))
+    measured = measure((tier, Tier(name="tmpfs", root=str(tmp_path / "nowhere" / "staging"))))
+    assert measured.reduces is reduces
+    assert measured.room_bytes.keys() == {tier.root}
+    assert measured.room_bytes[tier.root] > 0
