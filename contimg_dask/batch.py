@@ -15,6 +15,7 @@ from contimg_dask.convert import convert_in_order, recipe
 from contimg_dask.deciding import Request, decide, record_of
 from contimg_dask.event_log import EventLog, LoggedListener
 from contimg_dask.execution.cluster import Cluster, connected_cluster, embedded_cluster
+from contimg_dask.execution.encryption import TlsFiles
 from contimg_dask.execution.executor import Completion, DaskExecutor
 from contimg_dask.execution.interrupts import interrupts_deferred
 from contimg_dask.execution.runner import Listener
@@ -32,9 +33,20 @@ ListenerFactory = Callable[[Sequence[ConversionPlan], Cluster], AbstractContextM
 def open_cluster(settings: Settings) -> AbstractContextManager[Cluster]:
     """Return the cluster the settings ask for, to be used in a ``with`` block."""
     if settings.scheduler is not None:
-        return connected_cluster(settings.scheduler)
+        return connected_cluster(
+            settings.scheduler, tls=tls_files(settings), allow_plain_tcp=settings.allow_plain_tcp
+        )
     return embedded_cluster(
         settings.workers, settings.worker_memory_limit, settings.dashboard_address
+    )
+
+
+def tls_files(settings: Settings) -> TlsFiles:
+    """Return the certificates the settings name."""
+    return TlsFiles(
+        ca_file=settings.tls_ca_file,
+        cert_file=settings.tls_cert_file,
+        key_file=settings.tls_key_file,
     )
 
 

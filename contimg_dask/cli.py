@@ -36,6 +36,7 @@ _COMMANDS = {
     ),
     "doctor": ("cli_tools:doctor_command", "Tell what on this machine would hurt."),
     "config": ("cli_tools:config_group", "Settings and where they come from."),
+    "cluster": ("cli_cluster:cluster_group", "A cluster of several hosts: render, check."),
 }
 """Name -> where the command is, and its line in ``--help``, which loads none of them."""
 

@@ -20,6 +20,14 @@ Option = Callable[[Any], Any]
 _CLUSTER: tuple[Option, ...] = (
     click.option("--workers", type=int, metavar="N", help="Embedded worker processes [cores]."),
     click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),
+    click.option("--tls-ca", "tls_ca_file", metavar="FILE", help="Its certificate authority."),
+    click.option("--tls-cert", "tls_cert_file", metavar="FILE", help="Certificate to show to it."),
+    click.option("--tls-key", "tls_key_file", metavar="FILE", help="Key of that certificate."),
+    click.option(
+        "--allow-plain-tcp/--no-allow-plain-tcp",
+        default=None,
+        help="Use a scheduler elsewhere without encryption [no].",
+    ),
 )
 _PRODUCT: tuple[Option, ...] = (
     click.option("--direct-ms/--no-direct-ms", default=None,
@@ -90,7 +98,12 @@ def shared(*options: Option | tuple[Option, ...]) -> Callable[[Callable[..., Non
 
 conversion_options = shared(_CLUSTER, _PRODUCT, _LISTENERS, CONFIG, _REPORT)
 """What both conversions take."""
-product_options = shared(_PRODUCT, CATALOGUE, CONFIG)
+PLACEMENT: Option = click.option(
+    "--placement",
+    type=click.Choice(["group", "subband"]),
+    help="A group on one node, or parts on the nodes that have the files [group].",
+)
+product_options = shared(_PRODUCT, PLACEMENT, CATALOGUE, CONFIG)
 """What goes with a job."""
 dispatcher_options = shared(_CLUSTER, _LISTENERS, CATALOGUE, CONFIG)
 """What is the dispatcher's own."""

@@ -38,7 +38,8 @@ class SubbandHeader:
     """What one finished UVH5 file says of itself, without its rows.
 
     ``name_stamp`` and ``name_number`` come from the file name and are None where it has none;
-    everything else comes from the file.
+    ``node`` is the IP of the node whose own disk it lies on, None where every node sees it; all
+    else comes from the file.
     """
 
     path: str
@@ -54,6 +55,7 @@ class SubbandHeader:
     lowest_freq_hz: float
     highest_freq_hz: float
     channel_width_hz: float
+    node: str | None = None
 
     @property
     def centre_freq_hz(self) -> float:
@@ -210,8 +212,13 @@ class ConversionPlan:
     @property
     def mode(self) -> str:
         """How the product is written, as records show it."""
-        writing = "direct" if self.direct else "parts"
+        writing = "spread" if self.spread else "direct" if self.direct else "parts"
         return f"{writing}-{'parallel' if self.parallel else 'serial'}"
+
+    @property
+    def spread(self) -> bool:
+        """Whether the files lie on the nodes that recorded them, so that parts are made there."""
+        return any(subband.header.node is not None for subband in self.subbands)
 
     @property
     def bytes_in(self) -> int:
@@ -228,8 +235,7 @@ class ConversionPlan:
         """SHA-256 over what determines the product's values, and nothing else.
 
         Paths, modification times, tier, node and software version are left out on purpose: the
-        same observation converted elsewhere is the same product. Options count only where they
-        differ from their defaults, so that a new one leaves the products of older versions known.
+        same observation converted elsewhere is the same product.
         """
         facts = {
             "format": PLAN_FORMAT,
@@ -300,7 +306,8 @@ class PartRecord:
 
     ``weights_uniform`` says that in every row all channels have the same weight; ``digests`` are of
     the axes all subbands of a group must share; ``checksums`` of the values written, by column;
-    ``part`` is the path of the one-subband Measurement Set where the mode makes one.
+    ``part`` is the path of the one-subband Measurement Set where the mode makes one. A part that was
+    made on another node has moved ``moved_bytes`` from there, ``moved_from`` (IP).
     """
 
     subband: str
@@ -315,6 +322,8 @@ class PartRecord:
     digests: dict[str, str]
     checksums: dict[str, str]
     part: str | None = None
+    moved_bytes: int = 0
+    moved_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,10 @@ _OF_THE_DISPATCHER = frozenset(
         "scheduler",
         "worker_memory_limit",
         "dashboard_address",
+        "tls_ca_file",
+        "tls_cert_file",
+        "tls_key_file",
+        "allow_plain_tcp",
         "groups_in_flight",
         "on_published",
         "on_published_timeout_s",
@@ -76,12 +80,16 @@ def submit(catalogue: Catalogue, backlog: Backlog) -> Job:
 def new_job(backlog: Backlog) -> NewJob:
     """Return a backlog as the job it becomes, with its number of candidates by name.
 
+    Files that lie on the nodes are seen by the nodes alone, and not counted here.
+
     Raises
     ------
     UsageError
         The directory cannot be listed, or the time range is empty.
     """
     check_range(backlog)
+    if backlog.settings.placement == "subband":
+        return _new_job(backlog, 0)
     listed = list_files(backlog.input_dir, backlog.start_mjd, backlog.end_mjd)
     return _new_job(backlog, len(clusters_by_name(listed)))
 

@@ -9,8 +9,9 @@ from contextlib import ExitStack
 
 from contimg_dask.batch import open_cluster
 from contimg_dask.convert import convert_in_order, recipe
+from contimg_dask.discovery import Discovered
 from contimg_dask.dispatching.placing import Load, Node
-from contimg_dask.errors import ClusterError, ContimgError
+from contimg_dask.errors import ClusterError, ContimgError, WorkerLostError
 from contimg_dask.execution.cluster import Cluster
 from contimg_dask.execution.nodes import Nodes
 from contimg_dask.execution.runner import AttemptRunner, Completion, Listener
@@ -21,6 +22,7 @@ _TRY_AGAIN_AFTER_S = 3.0
 _WATCH_EVERY_S = 5.0
 _SWEEP_EVERY_S = 300.0
 _MOST_GIVEN_UP = 1000
+"""So many attempts that ended badly are looked for on nodes that were away meanwhile."""
 
 
 class Connection:
@@ -133,7 +135,12 @@ class Connection:
             return
         for completion in self._runner.poll(timeout_s):
             self._started_s.pop(completion.attempt.name, None)
-            if completion.error is not None:
+            if isinstance(completion.error, WorkerLostError):
+                self._watch_at_s = (
+                    0.0  # a node may be gone: nothing more is begun before that is known
+                )
+            if completion.error is not None or completion.plan.spread:
+                # Of parts that have arrived, something may be left on a node that has gone since.
                 self._given_up.append(completion.attempt.name)
             yield completion
 
@@ -142,9 +149,11 @@ class Connection:
         if self._runner is None or self._nodes is None or time.monotonic() < self._watch_at_s:
             return False
         self._watch_at_s = time.monotonic() + _WATCH_EVERY_S
+        before = set(self.workers)
         self._runner.watch_nodes()
-        if tiers:
-            self._nodes.ask_room(tuple(dict.fromkeys(tier for some in tiers for tier in some)))
+        if set(self.workers) - before:
+            self._sweep_at_s = 0.0  # a node that was away has what was given up meanwhile
+        self._nodes.ask(tuple(dict.fromkeys(tier for some in tiers for tier in some)))
         return True
 
     def sweep(self, roots: Sequence[str], owners: Sequence[Owner]) -> None:
@@ -161,6 +170,21 @@ class Connection:
             return
         self._sweep_at_s = time.monotonic() + _SWEEP_EVERY_S
         self._nodes.sweep(roots, owners, self._given_up)
+
+    def discover(
+        self, directory: str, start_mjd: float | None, end_mjd: float | None
+    ) -> list[Discovered] | None:
+        """Return what every node has recorded itself; None while there is no cluster to ask.
+
+        May be called from another thread.
+
+        Raises
+        ------
+        ClusterError, UsageError
+            As `Nodes.discover`.
+        """
+        nodes = self._nodes
+        return None if nodes is None else nodes.discover(directory, start_mjd, end_mjd)
 
     def nodes(self, draining: Collection[str], tier: Tier, alone: Collection[str]) -> list[Node]:
         """Return the nodes, what runs on each, and the room of a tier there.
@@ -192,6 +216,7 @@ class Connection:
                     room_bytes=self._nodes.room_bytes(name, tier),
                     unseen_bytes=sum(r.plan.bytes_staged for r in unseen),
                     draining=name in draining,
+                    reduces=self._nodes.reduces(name),
                 )
             )
         return found

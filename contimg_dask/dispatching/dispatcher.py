@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from contimg_dask.catalogue import queue
 from contimg_dask.catalogue.leases import paused
 from contimg_dask.catalogue.opening import Catalogue, CatalogueError
 from contimg_dask.catalogue.records import QueuedGroup
+from contimg_dask.dispatching.absence import Later
 from contimg_dask.dispatching.connection import Connection
 from contimg_dask.dispatching.leasing import LeaseKeeper
 from contimg_dask.dispatching.outcomes import INTERRUPTED, Claim, Outcomes
@@ -36,6 +37,7 @@ _POLL_S = 0.5
 _CATALOGUE_AGAIN_S = 2.0
 _LIVE_FIRST = 10**12
 _PRIORITY_STEP = 10**8
+_NO_NODE = 'waiting: every node is being drained, or makes parts only (role "stage")'
 _STOPPED = Reason(code=INTERRUPTED, text="its dispatcher was stopped before it was done")
 
 
@@ -80,6 +82,8 @@ class Dispatcher:
         self._on_line = on_line
         self._claims: dict[str, Claim] = {}
         self._done: deque[Completion] = deque()
+        self._later: dict[int, float] = {}
+        self._there: Set[str] = frozenset()
         self._draining: frozenset[str] = frozenset()
         self._owner = current_owner()
         self._predecessors: tuple[Owner, ...] = ()
@@ -170,7 +174,11 @@ class Dispatcher:
         """Count nodes, hear of people's wishes, have nodes swept; every few seconds."""
         if not self._connection.watch(self._preparer.tiers):
             return
-        for name, workers in self._connection.workers.items():
+        there = self._connection.workers
+        if there.keys() - self._there:
+            self._later.clear()  # it may be the one that groups wait for
+        self._there = there.keys()
+        for name, workers in there.items():
             known_nodes.seen(self._catalogue, name, workers, {})
         self._draining = known_nodes.draining_names(self._catalogue)
         doomed = queue.cancel_requests(self._catalogue)
@@ -195,9 +203,7 @@ class Dispatcher:
         if (pause := paused(self._catalogue)) is not None:
             self._state = f"paused: {pause.reason}" if pause.reason else "paused"
             return False
-        due = queue.next_queued(
-            self._catalogue, time.time(), 1, exclude=[c.queued.key for c in self._claims.values()]
-        )
+        due = queue.next_queued(self._catalogue, time.time(), 1, exclude=self._not_now())
         if not due:
             self._state = "converting" if self._claims else "idle"
             return False
@@ -205,18 +211,27 @@ class Dispatcher:
         if isinstance(prepared, Hold):
             self._state = prepared.text
             return False
+        if isinstance(prepared, Later):
+            self._later[due[0].key] = prepared.when_s
+            return True
         if prepared is None:
             return True
         node = self._node_for(prepared)
         if node is None:
-            self._state = "converting" if self._claims else "waiting: every node is being drained"
+            self._state = "converting" if self._claims else _NO_NODE
             return False
         self._state = "converting"
         return self._start(prepared, node)
 
-    def _prepare(self, queued: QueuedGroup) -> Ready | Hold | None:
+    def _not_now(self) -> list[int]:
+        """Return the groups that are under way, or wait for a node that has files of them."""
+        now_s = time.monotonic()
+        self._later = {key: when_s for key, when_s in self._later.items() if when_s > now_s}
+        return [*self._later, *(claim.queued.key for claim in self._claims.values())]
+
+    def _prepare(self, queued: QueuedGroup) -> Ready | Hold | Later | None:
         try:
-            return self._preparer.prepare(queued)
+            return self._preparer.prepare(queued, self._connection.workers)
         except CatalogueError:
             raise
         except Exception as error:  # noqa: BLE001 - one group must not end the dispatcher, again and again
@@ -235,6 +250,7 @@ class Dispatcher:
                 alone=queued.attempts > 0,
                 avoid=queued.last_node if queued.attempts else None,
                 live=queued.live,
+                spread=ready.plan.spread,
             ),
             self._settings.groups_in_flight or ready.request.in_flight,
         )

@@ -7,7 +7,7 @@ dispatcher looks at the disk and comes to the same outcome.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from contimg_dask.catalogue import groups, queue
@@ -19,7 +19,7 @@ from contimg_dask.errors import ContimgError, SchedulerLostError, TargetOccupied
 from contimg_dask.event_log import EventLog
 from contimg_dask.execution.runner import Completion
 from contimg_dask.hand_over import HandOver
-from contimg_dask.model import ConversionPlan, Group, GroupRecord, Publication, Reason
+from contimg_dask.model import ConversionPlan, Group, GroupRecord, PartRecord, Publication, Reason
 from contimg_dask.product_rows import row_of_product, row_on_disk
 from contimg_dask.recording import keep_record, record_of_attempt
 
@@ -45,6 +45,16 @@ class Claim:
     def group(self) -> Group:
         """The group under the id it has in the catalogue."""
         return self.queued.group
+
+
+def _moved_bytes(parts: Iterable[PartRecord], node: str) -> dict[str, int]:
+    """Return how many bytes each link has carried, as ``FROM>TO`` by IP."""
+    moved: dict[str, int] = {}
+    for part in parts:
+        if part.moved_from is not None and part.moved_from != node:
+            link = f"{part.moved_from}>{node}"
+            moved[link] = moved.get(link, 0) + part.moved_bytes
+    return moved
 
 
 class Outcomes:
@@ -105,6 +115,7 @@ class Outcomes:
                 "tier_reason": record.tier_reason,
                 "mode": record.mode,
                 "notes": list(record.notes),
+                "moved_bytes": _moved_bytes(done.product.parts, done.node),
             },
         )
         if not published:

@@ -19,7 +19,8 @@ class Node:
     """A node, by IP, and what runs there.
 
     ``room_bytes`` is what its first tier can still promise, None where that is not known. Groups
-    handed over since it was measured are in ``unseen_bytes``.
+    handed over since it was measured are in ``unseen_bytes``. Where ``reduces`` is false, parts are
+    made, but none of other nodes put together.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Node:
     room_bytes: int | None = None
     unseen_bytes: int = 0
     draining: bool = False
+    reduces: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +38,14 @@ class Need:
 
     ``alone`` keeps others away: when a worker dies, every group with a task queued there is lost,
     so a group that kills its workers must not take others along. ``avoid`` is the node of its last
-    attempt.
+    attempt. ``spread``: its parts come from several nodes.
     """
 
     bytes_staged: int
     alone: bool = False
     avoid: str | None = None
     live: bool = False
+    spread: bool = False
 
 
 def choose(nodes: Iterable[Node], need: Need, groups_per_node: int) -> str | None:
@@ -53,7 +56,11 @@ def choose(nodes: Iterable[Node], need: Need, groups_per_node: int) -> str | Non
     has to do.
     """
     most = groups_per_node + (1 if need.live else 0)
-    usable = [node for node in nodes if not node.draining and node.workers > 0]
+    usable = [
+        node
+        for node in nodes
+        if not node.draining and node.workers > 0 and (node.reduces or not need.spread)
+    ]
     elsewhere = [node for node in usable if node.name != need.avoid]
     free = [node for node in elsewhere or usable if _takes(node, need, most)]
     best = min(free, key=lambda node: (len(node.loads) / node.workers, node.name), default=None)

@@ -12,11 +12,12 @@ from contimg_dask.catalogue import jobs, queue
 from contimg_dask.catalogue.opening import Catalogue
 from contimg_dask.catalogue.records import QueuedGroup
 from contimg_dask.deciding import Request, decide
+from contimg_dask.dispatching.absence import Absence, Later, homes_of
 from contimg_dask.dispatching.freshness import freshened, is_fresh
 from contimg_dask.dispatching.outcomes import Outcomes
 from contimg_dask.dispatching.requests import request_of
 from contimg_dask.errors import NoSpaceError, OutputError, UsageError
-from contimg_dask.model import ConversionPlan, Publication, Reason, Tier
+from contimg_dask.model import ConversionPlan, Group, GroupRecord, Publication, Reason, Tier
 from contimg_dask.publishing.targets import StartIndex
 from contimg_dask.staging.room import existing_ancestor
 
@@ -61,6 +62,7 @@ class Preparer:
         self._requests: dict[int, Request] = {}
         self._indexes: dict[str, StartIndex] = {}
         self._ready: dict[int, Ready] = {}
+        self._absence = Absence()
         self._said = ""
 
     @property
@@ -77,10 +79,13 @@ class Preparer:
         with contextlib.suppress(UsageError):
             self._request(job_id)
 
-    def prepare(self, queued: QueuedGroup) -> Ready | Hold | None:
-        """Return a group ready to start; None when it has its outcome already."""
+    def prepare(self, queued: QueuedGroup, present: Collection[str]) -> Ready | Hold | Later | None:
+        """Return a group ready to start; None when it has its outcome already.
+
+        ``present`` are the nodes that are there, by IP.
+        """
         ready = self._ready.get(queued.key)
-        if ready is not None and _is_as_it_was(ready, queued):
+        if ready is not None and self._is_as_it_was(ready, queued, present):
             return replace(ready, queued=replace(queued, group=ready.queued.group))
         self._ready.clear()
         try:
@@ -90,6 +95,10 @@ class Preparer:
             return None
         if (hold := _unwritable(request)) is not None:
             return self._held(hold)
+        group = self._absence.judge(queued.group, present, request.settings.node_wait_s)
+        if isinstance(group, Later):
+            return group
+        queued = replace(queued, group=group)
         if sent_again := not is_fresh(queued.group):
             queued = replace(queued, group=freshened(queued.group))
         try:
@@ -114,9 +123,18 @@ class Preparer:
         """Plan this group anew when it comes again."""
         self._ready.pop(key, None)
 
+    def _is_as_it_was(self, ready: Ready, queued: QueuedGroup, present: Collection[str]) -> bool:
+        """Tell whether a plan is still good: its group may have waited for room for hours."""
+        group = self._absence.judge(queued.group, present, ready.request.settings.node_wait_s)
+        if isinstance(group, Later) or homes_of(group) != homes_of(ready.queued.group):
+            return False
+        return ready.queued.job_id == queued.job_id and is_fresh(ready.queued.group)
+
     def _decide(self, queued: QueuedGroup, request: Request) -> Any:
         index = self._indexes.setdefault(queued.output_dir, StartIndex(request.output_dir))
         (decision,) = decide([queued.group], request, index)
+        if isinstance(decision, GroupRecord) and decision.reason and queued.group.notes:
+            return replace(decision, reason=_with_notes(decision.reason, queued.group))
         return decision
 
     def _request(self, job_id: int) -> Request:
@@ -137,9 +155,11 @@ class Preparer:
         return Hold(text=text)
 
 
-def _is_as_it_was(ready: Ready, queued: QueuedGroup) -> bool:
-    """Tell whether a plan is still good: its group may have waited for room for hours."""
-    return ready.queued.job_id == queued.job_id and is_fresh(ready.queued.group)
+def _with_notes(reason: Reason, group: Group) -> Reason:
+    """Say with a group that is incomplete which node has its files."""
+    if reason.code != "missing-subbands":
+        return reason
+    return replace(reason, text="; ".join((reason.text, *group.notes)))
 
 
 def _unwritable(request: Request) -> Reason | None:

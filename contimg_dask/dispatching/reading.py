@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from contimg_dask.catalogue import files as subband_files
-from contimg_dask.catalogue import jobs
+from contimg_dask.catalogue import jobs, nodes
 from contimg_dask.catalogue.arriving import arrive
 from contimg_dask.catalogue.opening import Catalogue, CatalogueError
 from contimg_dask.catalogue.records import Arrived, Arriving, Job
 from contimg_dask.deciding import Request, record_of
 from contimg_dask.discovery import (
+    Discovered,
     Listed,
     clusters_by_name,
     list_files,
@@ -27,7 +29,7 @@ from contimg_dask.discovery import (
     starts_within,
 )
 from contimg_dask.dispatching.requests import request_of
-from contimg_dask.errors import ContimgError
+from contimg_dask.errors import ClusterError, ContimgError
 from contimg_dask.grouping import group_files
 from contimg_dask.model import Group, GroupRecord, Reason, SubbandHeader, UnreadableFile
 from contimg_dask.planning import is_convertible
@@ -38,6 +40,7 @@ _BATCH_FILES = 512
 _LOOK_EVERY_S = 1.0
 
 Stat = tuple[int, int]
+DiscoverOnNodes = Callable[[str, float | None, float | None], list[Discovered] | None]
 
 
 class JobReader:
@@ -51,6 +54,8 @@ class JobReader:
         Is told of jobs that were read, and of what goes wrong.
     on_failed
         Is told of groups that failed with their arrival.
+    discover
+        Asks the nodes which files they have recorded themselves (`Connection.discover`).
     """
 
     def __init__(
@@ -58,7 +63,9 @@ class JobReader:
         catalogue: Catalogue,
         on_line: Callable[[str], None],
         on_failed: Callable[[GroupRecord], None],
+        discover: DiscoverOnNodes,
     ) -> None:
+        self._discover = discover
         self._catalogue = catalogue
         self._on_line = on_line
         self._on_failed = on_failed
@@ -87,15 +94,18 @@ class JobReader:
                 for job in jobs.jobs_to_read(self._catalogue):
                     self._read(job)
                 said = ""
-            except CatalogueError as error:
+            except (CatalogueError, ClusterError) as error:
                 if str(error) != said:
                     said = str(error)
                     self._on_line(f"reading jobs: {said}; trying again")
 
     def _read(self, job: Job) -> None:
         try:
-            found = read_job(self._catalogue, job, self._stopped.is_set, self._on_failed)
-        except CatalogueError:
+            if request_of(job).settings.placement == "subband":
+                found = read_spread_job(self._catalogue, job, self._discover, self._on_failed)
+            else:
+                found = read_job(self._catalogue, job, self._stopped.is_set, self._on_failed)
+        except (CatalogueError, ClusterError):
             raise
         except ContimgError as error:
             jobs.set_broken(self._catalogue, job.id, Reason(code=error.code, text=str(error)))
@@ -141,6 +151,47 @@ def read_job(
         jobs.progress(catalogue, job.id, done)
     jobs.set_read(catalogue, job.id)
     return found
+
+
+def read_spread_job(
+    catalogue: Catalogue,
+    job: Job,
+    discover: DiscoverOnNodes,
+    on_failed: Callable[[GroupRecord], None] = lambda record: None,
+) -> int | None:
+    """Queue the groups of a job whose files lie on the nodes; return how many there were.
+
+    None while there is no cluster to ask, or a node that was seen before is gone: that one may have
+    files, and is waited for as long as groups wait for it. Safe to do twice.
+
+    Raises
+    ------
+    ClusterError, UsageError
+        As `Connection.discover`.
+    CatalogueError
+        The catalogue cannot be used.
+    """
+    request = request_of(job)
+    known = {row.name for row in nodes.list_nodes(catalogue) if row.state == "active"}
+    found = discover(job.input_dir, job.start_mjd, job.end_mjd)
+    if found is None:
+        return None
+    headers = [header for one in found for header in one.headers]
+    unreadable = [file for one in found for file in one.unreadable]
+    waited_s = time.time() - job.submitted_s
+    if len(found) < len(known) and waited_s < request.settings.node_wait_s:
+        return None
+    jobs.set_reading(catalogue, job.id, len(headers) + len(unreadable))
+    arrivals = [
+        arriving(group, request)
+        for group in group_files(headers, unreadable, job.expected_subbands)
+        if starts_within(group, job.start_mjd, job.end_mjd)
+    ]
+    for record in _failures(arrive(catalogue, job, arrivals), arrivals, request):
+        on_failed(record)
+    jobs.progress(catalogue, job.id, len(headers) + len(unreadable))
+    jobs.set_read(catalogue, job.id)
+    return len(arrivals)
 
 
 def _batches(clusters: Iterable[list[Listed]]) -> Iterator[list[Listed]]:

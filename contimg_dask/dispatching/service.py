@@ -60,13 +60,14 @@ def run_dispatcher(
         )
         delays_s = retry_delays(settings.retry_delay_s)
         outcomes = Outcomes(catalogue, log, hand_over, on_line, delays_s)
+        connection = Connection(settings, LoggedListener(_Unheard(), log), on_line)
         dispatcher = Dispatcher(
             catalogue,
             settings,
             outcomes=outcomes,
             preparer=Preparer(catalogue, outcomes, on_line),
-            reader=JobReader(catalogue, on_line, outcomes.tell),
-            connection=Connection(settings, LoggedListener(_Unheard(), log), on_line),
+            reader=JobReader(catalogue, on_line, outcomes.tell, connection.discover),
+            connection=connection,
             on_line=on_line,
         )
         lease = stack.enter_context(

@@ -114,9 +114,14 @@ class Cleaning:
         return bool(self._cluster.client.status == "running")
 
     def again(self) -> None:
-        """Look once more at what was removed a while ago: a late step may have come after it."""
+        """Look once more at what was removed a while ago: a late step may have come after it.
+
+        What is on the disks of a node that is gone waits until the node is back.
+        """
         now_s = time.monotonic()
-        due = [task for when_s, task in self._past if now_s - when_s > _AGAIN_AFTER_S]
+        late = [task for when_s, task in self._past if now_s - when_s > _AGAIN_AFTER_S]
+        there = hosts(self._cluster.client) if late and not self._cluster.embedded else {}
+        due = [task for task in late if self._cluster.embedded or task.node in there]
         self._past = [entry for entry in self._past if entry[1] not in due]
         for task in due:
             self._remove_if_there(task)

@@ -18,10 +18,12 @@ import dask
 from distributed import Client, LocalCluster
 
 from contimg_dask.errors import ClusterError
+from contimg_dask.execution.encryption import TlsFiles, explain_refused, security_for
 from contimg_dask.execution.interrupts import interrupts_deferred
 from contimg_dask.execution.scratch import scratch_directory
 
 _CONNECT_TIMEOUT_S = 5
+_NO_FILES = TlsFiles()
 
 _EMBEDDED_CONFIGURATION = {
     # One death of a worker ends the attempt: whether to try again is decided here, not by Dask.
@@ -34,6 +36,8 @@ _EMBEDDED_CONFIGURATION = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
+    # A host of a cluster has the link of that cluster's dashboard here.
+    "distributed.dashboard.link": "{scheme}://{host}:{port}/status",
     "distributed.admin.large-graph-warning-threshold": "100MB",
 }
 
@@ -140,25 +144,49 @@ def _in_full() -> Iterator[None]:
 
 
 @contextmanager
-def connected_cluster(address: str) -> Iterator[Cluster]:
+def connected_cluster(
+    address: str, *, tls: TlsFiles = _NO_FILES, allow_plain_tcp: bool = False
+) -> Iterator[Cluster]:
     """Connect to a scheduler that is already there; it is left running.
+
+    Parameters
+    ----------
+    address
+        ``tls://HOST:PORT``, or ``tcp://HOST:PORT`` on this machine.
+    tls
+        Certificates for ``tls://``; none given: those of Dask's own configuration.
+    allow_plain_tcp
+        Take ``tcp://`` to another machine too.
 
     Raises
     ------
     ClusterError
-        Nothing answers, there are no workers, or they cannot be used.
+        Nothing answers, there are no workers, or they cannot be used; certificates are missing or
+        wrong, or plain TCP would leave this machine.
     """
+    with connected_client(address, tls=tls, allow_plain_tcp=allow_plain_tcp) as client:
+        yield use_client(client)
+
+
+@contextmanager
+def connected_client(
+    address: str, *, tls: TlsFiles = _NO_FILES, allow_plain_tcp: bool = False
+) -> Iterator[Client]:
+    """Connect as `connected_cluster` does, whatever the workers are."""
+    security = security_for(address, tls, allow_plain_tcp=allow_plain_tcp)
     with quiet_distributed():
         try:
-            client = Client(address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
+            client = Client(
+                address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False, security=security
+            )
         except (OSError, ValueError) as error:
-            raise ClusterError(
+            raise explain_refused(address, tls) or ClusterError(
                 f"{address}: no Dask scheduler answers there within {_CONNECT_TIMEOUT_S} s "
                 f"({str(error).splitlines()[0][:120]}): check the address and that it runs",
                 code="no-scheduler",
             ) from error
         with client:
-            yield use_client(client)
+            yield client
 
 
 def use_client(client: Client) -> Cluster:

@@ -60,6 +60,7 @@ class DaskExecutor:
         self._runner = AttemptRunner(cluster, recipe, in_order, listener)
         self._groups_per_node = groups_per_node
         self._submitted = 0
+        self._failed_on: dict[str, str] = {}
         self._run = uuid.uuid4().hex[:8]
 
     def run(self, plans: Sequence[ConversionPlan]) -> Iterator[Completion]:
@@ -75,11 +76,14 @@ class DaskExecutor:
                 if not self._runner.connected:
                     yield from self._fail_all(waiting)
                     return
-                while waiting and (node := self._free_node(waiting[0][1])) is not None:
+                while waiting and (node := self._free_node(*waiting[0])) is not None:
                     self._start(*waiting.popleft(), node)
                 for done in self._runner.poll(_POLL_S):
                     number = done.attempt.number
                     if done.error and done.error.retryable and number < _MOST_ATTEMPTS:
+                        # Nodes are looked at first: what is handed to one that is gone waits long.
+                        self._failed_on[done.plan.group_id] = done.node
+                        self._runner.watch_nodes()
                         waiting.appendleft((done.plan, number + 1))
                         continue
                     self._listener.group_done(done.plan)
@@ -101,21 +105,25 @@ class DaskExecutor:
     def _is_ours(self, product: Product) -> bool:
         return product.attempt.endswith(f".{self._run}")
 
-    def _free_node(self, attempt: int) -> str | None:
+    def _free_node(self, plan: ConversionPlan, attempt: int) -> str | None:
         """Return the node with the fewest groups per worker, or None when none has room.
 
-        A second attempt gets a node for itself: when a worker dies, every group with a task queued
-        there is lost with it, so a group that kills its workers must not take another one along.
+        Where the group failed before is not asked again while there is another. A second attempt
+        gets a node for itself: when a worker dies, every group with a task queued there is lost
+        with it, so a group that kills its workers must not take another one along.
         """
         running = {
             node: [r for r in self._runner.running if r.node == node]
             for node in self._cluster.nodes
         }
         most = self._groups_per_node if attempt == 1 else 1
+        avoided = self._failed_on.get(plan.group_id) if len(running) > 1 else None
         free = [
             node
             for node, groups in running.items()
-            if len(groups) < most and all(group.attempt.number == 1 for group in groups)
+            if node != avoided
+            and len(groups) < most
+            and all(group.attempt.number == 1 for group in groups)
         ]
         workers = self._cluster.nodes
         return min(free, key=lambda node: len(running[node]) / workers[node], default=None)

@@ -1,21 +1,40 @@
-"""What is asked of a node rather than of a group: its room, and to clear up what was given up."""
+"""What is asked of a node rather than of a group: its room, its files, and to clear up."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from contimg_dask.discovery import Discovered, discover
+from contimg_dask.execution.node import this_node
 from contimg_dask.model import Owner, Tier
 from contimg_dask.staging.records import AttemptRecord, locked_root
 from contimg_dask.staging.reserving import room_in
 from contimg_dask.staging.sweeping import sweep
 
 
-def measure_room(tiers: tuple[Tier, ...]) -> dict[str, int]:
-    """Return, by staging directory, what a tier can still promise on this node [bytes].
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a node says of itself.
 
-    A tier that cannot be used here has no entry.
+    ``room_bytes`` is what each tier can still promise, by staging directory, without those that
+    cannot be used there; ``reduces`` whether groups whose parts come from other nodes may be
+    reduced there.
     """
+
+    room_bytes: Mapping[str, int]
+    reduces: bool
+
+
+def measure(tiers: tuple[Tier, ...]) -> Measured:
+    """Return what there is to know of this node before it is given a group."""
+    node = this_node()
+    return Measured(room_bytes=_room_in(tiers), reduces=node is None or node.role != "stage")
+
+
+def _room_in(tiers: tuple[Tier, ...]) -> dict[str, int]:
     room: dict[str, int] = {}
     for tier in tiers:
         with contextlib.suppress(OSError):
@@ -26,9 +45,9 @@ def measure_room(tiers: tuple[Tier, ...]) -> dict[str, int]:
 
 
 def sweep_given_up(
-    roots: tuple[str, ...], owners: tuple[Owner, ...], names: Collection[str]
+    roots: tuple[str, ...], owners: Collection[Owner], names: Collection[str]
 ) -> int:
-    """Remove on this node all dead attempts, those of these owners, and those of these names.
+    """Remove on this node the attempts that were given up, and all dead ones.
 
     Parameters
     ----------
@@ -47,10 +66,42 @@ def sweep_given_up(
     """
 
     def given_up(record: AttemptRecord) -> bool:
-        return record.owner in owners or record.attempt in names
+        if record.owner in owners:
+            return True
+        return any(
+            record.attempt == name or record.attempt.startswith(f"{name}.") for name in names
+        )
 
     removed = 0
     for root in roots:
         with contextlib.suppress(OSError):  # another user's, or not on this node
             removed += sum(left.removed for left in sweep(root, given_up=given_up))
     return removed
+
+
+def discover_here(
+    directory: str, node: str, start_mjd: float | None, end_mjd: float | None
+) -> Discovered:
+    """Read the headers of the files that this node has recorded itself.
+
+    Parameters
+    ----------
+    directory
+        Where they lie, unless the inventory gives this node another place.
+    node
+        This node, by IP: its name is written into every header.
+    start_mjd, end_mjd
+        As `discover` takes them.
+
+    Raises
+    ------
+    UsageError
+        The directory cannot be listed, and this node should have one.
+    """
+    known = this_node()
+    if known is not None and known.input_dir is None:
+        return Discovered(headers=(), unreadable=())  # it records nothing
+    place = directory if known is None or known.input_dir is None else known.input_dir
+    found = discover(Path(place), start_mjd=start_mjd, end_mjd=end_mjd)
+    headers = tuple(replace(header, node=node) for header in found.headers)
+    return replace(found, headers=headers)

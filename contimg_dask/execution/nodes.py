@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from distributed import Future
-from distributed.client import ClosedClientError
+from distributed import Future, KilledWorker
+from distributed.client import ClosedClientError, FutureCancelledError
 
+from contimg_dask.discovery import Discovered
+from contimg_dask.errors import ClusterError, ContimgError
 from contimg_dask.execution.cluster import Cluster
-from contimg_dask.execution.node_steps import measure_room, sweep_given_up
+from contimg_dask.execution.node_steps import Measured, discover_here, measure, sweep_given_up
 from contimg_dask.model import Owner, Tier
 
 _HIGH_PRIORITY = 1_000_000_000
@@ -30,26 +32,33 @@ class Nodes:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._room: dict[str, dict[str, int]] = {}
+        self._measured: dict[str, Measured] = {}
         self._measured_s: dict[str, float] = {}
         self._asked: dict[str, tuple[float, Future[Any]]] = {}
         self._sweeps: list[Future[Any]] = []
 
-    def ask_room(self, tiers: tuple[Tier, ...]) -> None:
+    def ask(self, tiers: tuple[Tier, ...]) -> None:
         """Have every node measure these tiers, but for those that have not answered yet."""
         self._hear()
         now_s = time.monotonic()
         for node in self._cluster.nodes:
             asked = self._asked.get(node)
             if asked is None or now_s - asked[0] > _PATIENCE_S:
-                future = self._submit("room", node, measure_room, tiers)
+                future = self._submit("room", node, measure, tiers)
                 if future is not None:
                     self._asked[node] = (now_s, future)
 
     def room_bytes(self, node: str, tier: Tier) -> int | None:
         """Return what a tier could promise when the node was last asked, None if it never answered."""
         self._hear()
-        return self._room.get(node, {}).get(tier.root)
+        measured = self._measured.get(node)
+        return None if measured is None else measured.room_bytes.get(tier.root)
+
+    def reduces(self, node: str) -> bool:
+        """Tell whether a node reduces groups of several nodes; not before it has said so."""
+        self._hear()
+        measured = self._measured.get(node)
+        return measured is not None and measured.reduces
 
     def measured_s(self, node: str) -> float:
         """Return when a node was asked what it last answered [monotonic s]; 0 where it never did."""
@@ -72,6 +81,24 @@ class Nodes:
                 return
             time.sleep(0.02)
 
+    def discover(
+        self, directory: str, start_mjd: float | None, end_mjd: float | None
+    ) -> list[Discovered]:
+        """Return what every node has recorded itself (`discover_here`); waits for all of them.
+
+        Raises
+        ------
+        ClusterError
+            A node has gone, or does not answer.
+        UsageError
+            A node cannot list its directory.
+        """
+        asked = {
+            node: self._submit("discover", node, discover_here, directory, node, start_mjd, end_mjd)
+            for node in self._cluster.nodes
+        }
+        return [_answer(node, future) for node, future in asked.items()]
+
     def _submit(self, what: str, node: str, step: Any, *arguments: Any) -> Future[Any] | None:
         with contextlib.suppress(ClosedClientError):
             return self._cluster.client.submit(
@@ -91,5 +118,16 @@ class Nodes:
                 continue
             del self._asked[node]
             if future.status == "finished":
-                self._room[node] = future.result()
+                self._measured[node] = future.result()
                 self._measured_s[node] = asked_s
+
+
+def _answer(node: str, future: Future[Any] | None) -> Any:
+    try:
+        if future is not None:
+            return future.result(timeout=_PATIENCE_S)
+    except ContimgError:
+        raise
+    except (TimeoutError, OSError, KilledWorker, FutureCancelledError) as error:
+        raise ClusterError(f"node {node} does not say which files it has ({error})") from error
+    raise ClusterError(f"node {node} cannot be asked which files it has: the scheduler has gone")

@@ -11,7 +11,7 @@ import ctypes
 import astropy.units as u
 import numpy as np
 
-from contimg_dask.execution import steps
+from contimg_dask.execution.explaining import prepare_process
 from contimg_dask.phasing import meridian_fields, meridian_uvw, site_location
 
 _ANY_TIME_JD = 2460953.6
@@ -23,7 +23,7 @@ def dask_setup(worker: object) -> None:
     """Warm this process up: the first direction on the sky reads tables from disk."""
     del worker
     _keep_freed_memory()
-    steps.prepare_process()
+    prepare_process()
     site = site_location(37.2334, -118.2830, 1188.0)
     time_jd, antenna = np.array([_ANY_TIME_JD]), np.array([0])
     dec_rad = float((16.0 * u.deg).to_value(u.rad))

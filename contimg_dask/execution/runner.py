@@ -20,6 +20,7 @@ from contimg_dask.errors import ContimgError, SchedulerLostError, WorkerLostErro
 from contimg_dask.execution import steps
 from contimg_dask.execution.cleaning import Cleaning
 from contimg_dask.execution.cluster import Cluster, hosts
+from contimg_dask.execution.spreading import Spread
 from contimg_dask.model import Attempt, ConversionPlan, Product
 
 _NODE_LOST_AFTER_S = 30.0
@@ -54,7 +55,10 @@ class Completion:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Running:
-    """An attempt on its node; ``last_try`` says that no other follows when it fails."""
+    """An attempt on its node; ``last_try`` says that no other follows when it fails.
+
+    ``spread`` has the order of steps where the files lie on several nodes.
+    """
 
     plan: ConversionPlan
     attempt: Attempt
@@ -64,6 +68,12 @@ class Running:
     futures: dict[str, Future[Any]] = field(default_factory=dict)
     last: Future[Any] | None = None
     lost_since_s: float | None = None
+    spread: Spread | None = None
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Every node the attempt needs, by IP."""
+        return frozenset({self.node}) if self.spread is None else self.spread.nodes
 
 
 class AttemptRunner:
@@ -92,6 +102,7 @@ class AttemptRunner:
         self._running: list[Running] = []
         self._cleaning = Cleaning(cluster)
         self._completions: dict[str, Completion] = {}
+        self._loose: list[Future[Any]] = []
 
     @property
     def running(self) -> list[Running]:
@@ -118,7 +129,11 @@ class AttemptRunner:
         )
         self._running.append(running)
         self._listener.group_started(plan)
-        if plan.parallel:
+        if plan.spread:
+            workers = self._cluster.nodes.get(node, 1)
+            running.spread = Spread(plan, attempt, node, workers, _Hands(self, running))
+            running.spread.begin()
+        elif plan.parallel:
             self._run_step(running, "open", steps.open_attempt, plan, attempt)
         else:
             running.last = self._run_step(running, "group", self._in_order, plan, attempt)
@@ -136,23 +151,45 @@ class AttemptRunner:
         running.last = self._recipe(running.plan, running.attempt, run)
 
     def _run_step(self, running: Running, name: str, step: Any, *arguments: Any) -> Future[Any]:
+        future = self._submit(running, running.node, name, step, *arguments)
+        return self._listen(running, name, future)
+
+    def _listen(self, running: Running, name: str, future: Future[Any]) -> Future[Any]:
+        running.futures[name] = future
+        future.add_done_callback(lambda _: self._events.put((running, name)))
+        return future
+
+    def _submit(
+        self, running: Running, node: str, name: str, step: Any, *arguments: Any
+    ) -> Future[Any]:
         # The key begins with the step and goes on with the group, which begins with a digit: that
         # is what the dashboard groups by.
         kind, _, subband = name.partition("-")
         key = f"{kind}-{running.attempt.name}"
-        future = self._cluster.client.submit(
+        return self._cluster.client.submit(
             step,
             *arguments,
             key=f"{key}-{subband}" if subband else key,
-            workers=[running.node],
+            workers=[node],
             allow_other_workers=False,
             priority=running.priority,
             pure=False,
             retries=0,
         )
-        running.futures[name] = future
-        future.add_done_callback(lambda _: self._events.put((running, name)))
-        return future
+
+    def hand(
+        self, running: Running, node: str, name: str, step: Any, *arguments: Any
+    ) -> Future[Any]:
+        """Hand a step of an attempt to another node than the one it reduces on."""
+        return self._listen(running, name, self._submit(running, node, name, step, *arguments))
+
+    def hand_loose(
+        self, running: Running, node: str, name: str, step: Any, *arguments: Any
+    ) -> None:
+        """Hand over what nobody waits for; it is held until it has ended."""
+        self._loose = [future for future in self._loose if not future.done()]
+        with contextlib.suppress(ClosedClientError):
+            self._loose.append(self._submit(running, node, name, step, *arguments))
 
     def poll(self, timeout_s: float) -> Iterator[Completion]:
         """Wait a moment for something to happen, and yield what has ended."""
@@ -169,7 +206,9 @@ class AttemptRunner:
         done = running.futures.get(step_name)
         if done is None:
             return
-        if step_name == "open" and done.status == "finished":
+        if done.status == "finished" and running.spread is not None:
+            running.last = running.spread.heard(step_name) or running.last
+        elif done.status == "finished" and step_name == "open":
             self._begin(running)
         if done.status == "finished" and done is not running.last:
             self._listener.step_done(running.plan, step_name)
@@ -192,6 +231,8 @@ class AttemptRunner:
         if error is None:
             self._cleaning.nothing_to_do(running.attempt.name)
             return
+        if running.spread is not None:
+            running.spread.discard()
         kept = running.plan.publication.keep_failed and (running.last_try or not error.retryable)
         self._cleaning.begin(running.plan, running.attempt, running.node, keep=kept)
 
@@ -211,12 +252,13 @@ class AttemptRunner:
                 del self._cluster.nodes[node]
         now_s = time.monotonic()
         for running in list(self._running):
-            if running.node in present:
+            gone = running.nodes - set(present)
+            if not gone:
                 running.lost_since_s = None
             elif running.lost_since_s is None:
                 running.lost_since_s = now_s
             elif now_s - running.lost_since_s > _NODE_LOST_AFTER_S:
-                text = f"node {running.node}, on which the group ran, has gone"
+                text = f"node {min(gone)}, on which the group ran, has gone"
                 self.give_up(running.attempt.name, WorkerLostError(text))
         self._cleaning.again()
 
@@ -228,6 +270,8 @@ class AttemptRunner:
             self._cluster.halt()
         for running in gone:
             self._cancel(running)
+            if running.spread is not None and self.connected:
+                running.spread.discard()
             self._cleaning.begin(running.plan, running.attempt, running.node, keep=False)
         self._cleaning.finish()
 
@@ -236,6 +280,23 @@ class AttemptRunner:
         with contextlib.suppress(ClosedClientError):
             client: Client = self._cluster.client
             client.cancel(list(running.futures.values()), force=True)
+
+
+class _Hands:
+    """What a spread group needs of the runner."""
+
+    def __init__(self, runner: AttemptRunner, running: Running) -> None:
+        self._runner = runner
+        self._running = running
+
+    def hand(self, node: str, name: str, step: Any, *arguments: Any) -> Future[Any]:
+        return self._runner.hand(self._running, node, name, step, *arguments)
+
+    def hand_loose(self, node: str, name: str, step: Any, *arguments: Any) -> None:
+        self._runner.hand_loose(self._running, node, name, step, *arguments)
+
+    def forget(self, name: str) -> None:
+        self._running.futures.pop(name, None)
 
 
 def _outcome(future: Future[Any]) -> tuple[Product | None, ContimgError | None]:

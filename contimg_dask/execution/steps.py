@@ -8,11 +8,8 @@ holding the attempt's record.
 from __future__ import annotations
 
 import contextlib
-import errno
-import functools
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +20,18 @@ from contimg_dask.copying import allocated_bytes, sync_path
 from contimg_dask.errors import (
     AttemptGoneError,
     ContimgError,
-    NoSpaceError,
-    OutputError,
 )
+from contimg_dask.execution.explaining import PROCESS_LOCK, explaining
 from contimg_dask.execution.joining import check_agreement, join, place_tiles
-from contimg_dask.execution.tables import make_table, outcome_lines, pointing_of, software
+from contimg_dask.execution.node import on_this_node
+from contimg_dask.execution.tables import (
+    Seen,
+    make_table,
+    outcome_lines,
+    pointing_of,
+    see,
+    software,
+)
 from contimg_dask.geometry import geometry_of, part_geometry
 from contimg_dask.model import (
     Attempt,
@@ -38,48 +42,21 @@ from contimg_dask.model import (
     RowsRecord,
     StepRecord,
 )
-from contimg_dask.ms.columns import row_columns, row_convention
+from contimg_dask.ms.columns import row_convention
 from contimg_dask.ms.skeleton import open_tile_files
 from contimg_dask.ms.subtables import append_history
 from contimg_dask.ms.tiles import TileWriter
 from contimg_dask.ms.verify import quick_check
-from contimg_dask.offline import earth_orientation_warning, use_packaged_tables
+from contimg_dask.offline import earth_orientation_warning
 from contimg_dask.publishing.committing import publish
 from contimg_dask.publishing.failed import keep_failed
 from contimg_dask.publishing.manifest import read_manifest, subband_facts, write_manifest
 from contimg_dask.publishing.ownership import make_directories
 from contimg_dask.staging import attempts
 from contimg_dask.staging.attempts import remove_attempt, working_in
-from contimg_dask.staging.room import existing_ancestor, megabytes
 from contimg_dask.uvh5.header import read_axes
 from contimg_dask.uvh5.reader import SubbandReader
 from contimg_dask.uvh5.readers import reader_slot
-
-_PROCESS_LOCK = threading.RLock()
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-
-@functools.cache
-def prepare_process() -> None:
-    """Make this process ready for steps, once: time and Earth-orientation tables, without network."""
-    use_packaged_tables()
-
-
-@contextmanager
-def _explaining(plan: ConversionPlan) -> Iterator[None]:
-    """Hold the process's lock, and name what the operating system refuses."""
-    with _PROCESS_LOCK:
-        prepare_process()
-        try:
-            yield
-        except OSError as error:
-            raise _explained(plan, error) from error
-        except OutputError as error:
-            # casacore reports a full disk only in its text.
-            if os.strerror(errno.ENOSPC) in str(error):
-                raise NoSpaceError(_no_space_text(plan, error.path), path=plan.target) from error
-            raise
 
 
 @contextmanager
@@ -91,7 +68,7 @@ def _working(plan: ConversionPlan, attempt: Attempt) -> Iterator[AttemptFiles]:
     AttemptGoneError
         The attempt was given up; whatever else went wrong followed from that.
     """
-    with _explaining(plan), working_in(plan, attempt) as files:
+    with explaining(plan), working_in(plan, attempt) as files:
         try:
             yield files
         except (OSError, ContimgError) as error:
@@ -102,41 +79,11 @@ def _working(plan: ConversionPlan, attempt: Attempt) -> Iterator[AttemptFiles]:
             raise
 
 
-def _explained(plan: ConversionPlan, error: OSError) -> ContimgError:
-    where = error.filename or plan.target
-    if error.errno in _NO_SPACE:
-        return NoSpaceError(_no_space_text(plan, error.filename), path=plan.target)
-    if error.errno in _NO_PERMISSION:
-        return OutputError(
-            f"{where}: {error.strerror}: check owner and permissions, or give another output "
-            f"directory",
-            path=str(where),
-        )
-    return OutputError(f"{where}: {error.strerror or error}", code="io-error", path=str(where))
-
-
-def _no_space_text(plan: ConversionPlan, where: str | None) -> str:
-    return (
-        f"{_full_place(plan, where)}: the file system became full while {plan.group_id} was "
-        f"written, which needs {megabytes(plan.bytes_staged)}: free some space"
-    )
-
-
-def _full_place(plan: ConversionPlan, where: str | None) -> str:
-    """Return that of the places a group is written to which shares its file system with a file."""
-    places = [*(tier.root for tier in plan.tiers), os.path.dirname(plan.target)]
-    device = _device(where or plan.home_root)
-    return next((place for place in places if _device(place) == device), where or plan.home_root)
-
-
-def _device(path: str) -> int:
-    return os.stat(existing_ancestor(Path(path))).st_dev
-
-
 def _record(step: str, start_s: float) -> StepRecord:
     return StepRecord(step=step, start_s=start_s, stop_s=time.time(), node=socket.gethostname())
 
 
+@on_this_node
 def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
     """Reserve room for the product and make the attempt's directory there.
 
@@ -146,7 +93,7 @@ def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
         Nothing was made.
     """
     start_s = time.time()
-    with _explaining(plan):
+    with explaining(plan):
         if plan.publication.output_dir:
             # Where that cannot be done, opening the attempt says why.
             with contextlib.suppress(OSError):
@@ -156,8 +103,18 @@ def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
     return _record("open", start_s)
 
 
-def write_rows(plan: ConversionPlan, attempt: Attempt) -> RowsRecord:
+@on_this_node
+def write_rows(
+    plan: ConversionPlan, attempt: Attempt, seen_elsewhere: Seen | None = None
+) -> RowsRecord:
     """Make the product without its bulk: headers, small columns and subtables.
+
+    Parameters
+    ----------
+    plan, attempt
+        Of the group.
+    seen_elsewhere
+        What other nodes have read of the files, where this one does not see them.
 
     Raises
     ------
@@ -168,20 +125,20 @@ def write_rows(plan: ConversionPlan, attempt: Attempt) -> RowsRecord:
     """
     start_s = time.time()
     with _working(plan, attempt) as files:
-        axes = read_axes(plan.subbands[0].header.path)
-        columns = row_columns(axes, plan.options.phase_centre)
+        seen = seen_elsewhere or see(plan.subbands, plan.options.phase_centre)
         product = files.unused("product.ms")
-        make_table(product, plan, geometry_of(plan), plan.subbands, axes, columns)
-    late = earth_orientation_warning(float(columns.time_mjd_s.max()) / 86400.0)
-    notes = columns.notes + ((late,) if late else ())
+        make_table(product, plan, geometry_of(plan), plan.subbands, seen)
+    late = earth_orientation_warning(float(seen.columns.time_mjd_s.max()) / 86400.0)
+    notes = seen.columns.notes + ((late,) if late else ())
     return RowsRecord(
         step=_record("rows", start_s),
         product=product,
-        pointing=pointing_of(axes, columns),
+        pointing=pointing_of(seen.axes, seen.columns),
         notes=notes,
     )
 
 
+@on_this_node
 def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRecord:
     """Read one subband once and write its bulk columns.
 
@@ -205,8 +162,8 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
         if not plan.direct:
             part = files.unused(f"{subband.name}.ms")
             geometry, place = part_geometry(plan), 0
-            columns = row_columns(axes, plan.options.phase_centre)
-            make_table(part, plan, geometry, (subband,), axes, columns)
+            seen = see((subband,), plan.options.phase_centre)
+            make_table(part, plan, geometry, (subband,), seen)
             path_of = open_tile_files(part, geometry).__getitem__
         elif geometry.spw == "single":
             weight_file = files.weight_file(subband)
@@ -236,8 +193,13 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
     )
 
 
+@on_this_node
 def reduce_parts(
-    plan: ConversionPlan, attempt: Attempt, rows: RowsRecord, parts: list[PartRecord]
+    plan: ConversionPlan,
+    attempt: Attempt,
+    rows: RowsRecord,
+    parts: list[PartRecord],
+    seen_elsewhere: Seen | None = None,
 ) -> Product:
     """Put the parts together, verify the product, publish it and remove the attempt.
 
@@ -264,7 +226,7 @@ def reduce_parts(
             rows.product,
             geometry_of(plan),
             plan.subbands,
-            read_axes(plan.subbands[0].header.path),
+            seen_elsewhere.axes if seen_elsewhere else read_axes(plan.subbands[0].header.path),
             imaging_columns=plan.options.imaging_columns,
         )
         seconds["verify"] = time.time() - checked_s
@@ -350,10 +312,11 @@ def _product(
 
 def wait_until_idle() -> None:
     """Return when no step is running in this process."""
-    with _PROCESS_LOCK:
+    with PROCESS_LOCK:
         pass
 
 
+@on_this_node
 def discard_attempt(plan: ConversionPlan, attempt: Attempt, keep: bool = False) -> None:
     """Remove everything a failed or cancelled attempt wrote, but what there is of its product.
 
@@ -371,7 +334,7 @@ def discard_attempt(plan: ConversionPlan, attempt: Attempt, keep: bool = False) 
 
 def _keep_half_made(plan: ConversionPlan, attempt: Attempt) -> None:
     """Keep the product as far as it got: its headers, and the bulk that was written."""
-    with _PROCESS_LOCK, contextlib.suppress(ContimgError, OSError):
+    with PROCESS_LOCK, contextlib.suppress(ContimgError, OSError):
         files = attempts.find_attempt(plan, attempt)
         made = sorted(Path(files.directory).glob("*-product.ms"))
         if made and plan.direct:

@@ -5,18 +5,55 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
+import numpy.typing as npt
 
 from contimg_dask.geometry import Geometry
-from contimg_dask.model import AttemptFiles, ConversionPlan, PartRecord, Pointing, Subband
-from contimg_dask.ms.columns import RowColumns
+from contimg_dask.model import (
+    AttemptFiles,
+    ConversionPlan,
+    PartRecord,
+    PhaseCentre,
+    Pointing,
+    Subband,
+)
+from contimg_dask.ms.columns import RowColumns, row_columns
 from contimg_dask.ms.skeleton import make_skeleton
 from contimg_dask.ms.subtables import Observed, Window, put_subtables
 from contimg_dask.planning import table_bytes
 from contimg_dask.staging.room import prove_room
-from contimg_dask.uvh5.header import Axes, read_frequencies
+from contimg_dask.uvh5.header import Axes, read_axes, read_frequencies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """What the tables of a product need of its files: the rows of one, the channels of each.
+
+    ``freq_hz`` are (channels,) of each subband, in the product's order, ascending.
+    """
+
+    axes: Axes
+    columns: RowColumns
+    freq_hz: tuple[npt.NDArray[np.float64], ...]
+
+
+def see(subbands: tuple[Subband, ...], phase_centre: PhaseCentre) -> Seen:
+    """Read what the tables need, of files that this node sees.
+
+    Raises
+    ------
+    InputError
+        A header cannot be read, or the first one gives no phase centre.
+    """
+    axes = read_axes(subbands[0].header.path)
+    return Seen(
+        axes=axes,
+        columns=row_columns(axes, phase_centre),
+        freq_hz=tuple(read_frequencies(subband.header.path) for subband in subbands),
+    )
 
 
 def make_table(
@@ -24,8 +61,7 @@ def make_table(
     plan: ConversionPlan,
     geometry: Geometry,
     subbands: tuple[Subband, ...],
-    axes: Axes,
-    columns: RowColumns,
+    seen: Seen,
 ) -> None:
     """Make a Measurement Set of these subbands, with small columns and subtables.
 
@@ -37,11 +73,11 @@ def make_table(
         casacore cannot write it.
     """
     prove_room(os.path.dirname(path), table_bytes(geometry.rows))
-    make_skeleton(path, geometry, columns, axes.vis_units)
+    make_skeleton(path, geometry, seen.columns, seen.axes.vis_units)
     observed = Observed(
-        axes=axes,
-        columns=columns,
-        windows=_windows(subbands, geometry),
+        axes=seen.axes,
+        columns=seen.columns,
+        windows=_windows(subbands, seen.freq_hz, geometry),
         products=subbands[0].header.products,
         telescope_name=plan.options.telescope_name,
         history=history_lines(plan),
@@ -69,11 +105,15 @@ def pointing_of(axes: Axes, columns: RowColumns) -> Pointing:
     )
 
 
-def _windows(subbands: tuple[Subband, ...], geometry: Geometry) -> tuple[Window, ...]:
+def _windows(
+    subbands: tuple[Subband, ...],
+    freq_hz: tuple[npt.NDArray[np.float64], ...],
+    geometry: Geometry,
+) -> tuple[Window, ...]:
     width_hz = subbands[0].header.channel_width_hz
     each = [
-        Window(name=s.name, freq_hz=read_frequencies(s.header.path), channel_width_hz=width_hz)
-        for s in subbands
+        Window(name=subband.name, freq_hz=channels_hz, channel_width_hz=width_hz)
+        for subband, channels_hz in zip(subbands, freq_hz, strict=True)
     ]
     if geometry.spw == "subband":
         return tuple(each)

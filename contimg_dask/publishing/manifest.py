@@ -64,6 +64,8 @@ def subband_facts(parts: list[PartRecord]) -> dict[str, dict[str, Any]]:
             "values_flagged": part.values_flagged,
             "values_zeroed": part.values_not_finite,
             "reader": part.reader,
+            "node": part.step.node,
+            "moved_bytes": part.moved_bytes,
             "checksums": part.checksums,
         }
         for part in parts

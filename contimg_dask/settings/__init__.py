@@ -6,9 +6,11 @@ from contimg_dask.settings.loading import (
     ENVIRONMENT_PREFIX,
     LoadedSettings,
     catalogue_place,
+    check_value,
     describe,
     load_settings,
     size_bytes,
+    toml_value,
     unknown_environment,
 )
 from contimg_dask.settings.process import (
@@ -26,10 +28,12 @@ __all__ = [
     "Settings",
     "apply_process_environment",
     "catalogue_place",
+    "check_value",
     "describe",
     "load_settings",
     "process_environment",
     "size_bytes",
+    "toml_value",
     "unknown_environment",
     "user_environment",
 ]

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from contimg_dask.model import ImagingColumns, OnExisting, PhaseCentre, SpectralWindows
+from contimg_dask.model import (
+    ImagingColumns,
+    OnExisting,
+    PhaseCentre,
+    SpectralWindows,
+)
+
+Placement = Literal["group", "subband"]
 
 
 def _takes(help_text: str, **limits: Any) -> dict[str, Any]:
@@ -38,6 +45,25 @@ class Settings:
     scheduler: str | None = field(
         default=None,
         metadata=_takes("address of a running Dask scheduler; none: an embedded cluster"),
+    )
+    tls_ca_file: str | None = field(
+        default=None,
+        metadata=_takes(
+            "certificate authority of the Dask cluster; none: as Dask's own configuration has it",
+            form="path",
+            option="--tls-ca",
+        ),
+    )
+    tls_cert_file: str | None = field(
+        default=None,
+        metadata=_takes("certificate to show to it", form="path", option="--tls-cert"),
+    )
+    tls_key_file: str | None = field(
+        default=None, metadata=_takes("key of that certificate", form="path", option="--tls-key")
+    )
+    allow_plain_tcp: bool = field(
+        default=False,
+        metadata=_takes("use a scheduler on another machine also without encryption"),
     )
     direct_ms: bool = field(
         default=True,
@@ -165,5 +191,20 @@ class Settings:
         metadata=_takes(
             "seconds after which another dispatcher may take over from one that has gone silent",
             minimum=5,
+        ),
+    )
+    placement: Placement = field(
+        default="group",
+        metadata=_takes(
+            "group: all of a group on one node, which sees its files; subband: files lie on the "
+            "nodes that recorded them, and parts are made there"
+        ),
+    )
+    node_wait_s: int = field(
+        default=600,
+        metadata=_takes(
+            "seconds a group waits for a node that has files of it and is gone; then it goes on "
+            "without them, or fails",
+            minimum=0,
         ),
     )

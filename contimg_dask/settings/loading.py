@@ -129,6 +129,22 @@ def size_bytes(text: str) -> int:
     return int(float(found[1]) * _SIZE_UNITS[found[2]])
 
 
+def check_value(name: str, value: object, origin: str) -> object:
+    """Return the value if the setting takes it.
+
+    Raises
+    ------
+    UsageError
+        There is no such setting, or it does not take this; the message begins with ``origin``.
+    """
+    return _checked(name, value, origin)
+
+
+def toml_value(value: object) -> str:
+    """Return a value as it stands in a TOML file; None, which TOML has not, as ``none``."""
+    return _shown(value)
+
+
 def unknown_environment(environ: Mapping[str, str] | None = None) -> list[str]:
     """List variables that look like settings of ours but are none, such as misspelt ones."""
     environ = os.environ if environ is None else environ

@@ -174,3 +174,11 @@ def test_groups_handed_over_since_the_room_was_measured_count() -> None:
 def test_more_workers_take_more_groups() -> None:
     nodes = [node(NAMES[0], running=1, workers=1), node(NAMES[1], running=2, workers=4)]
     assert choose(nodes, NEED, 3) == NAMES[1]
+
+
+def test_a_node_that_only_makes_parts_never_gets_a_group_of_several_nodes() -> None:
+    stager, other = node(NAMES[0]), node(NAMES[1], running=1)
+    stager = replace(stager, reduces=False)
+    assert choose([stager, other], replace(NEED, spread=True), K) == NAMES[1]
+    assert choose([stager], replace(NEED, spread=True), K) is None
+    assert choose([stager, other], NEED, K) == NAMES[0]

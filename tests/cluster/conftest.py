@@ -1,0 +1,40 @@
+"""One test bed of several hosts for all tests that want it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.testbed import Bed, bring_up
+from tests.cluster import step_gates
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    """A scheduler's host and four nodes, a worker each; it may have been hurt by a test."""
+    settings = "expected_subbands = 4\nstage_to_tmpfs = true"
+    directory = tmp_path_factory.mktemp("bed")
+    (directory / "gates").mkdir()
+    environment = {
+        step_gates.PLACE: str(directory / "gates"),
+        # An environment variable of Dask takes the place of what its file says.
+        "DASK_DISTRIBUTED__WORKER__PRELOAD": repr(
+            ["contimg_dask.deploy.worker_node", step_gates.__file__]
+        ),
+    }
+    with bring_up(
+        directory, worker_ttl_s=5, settings=settings, roles={"node4": "stage"},
+        environment=environment,
+    ) as bed:  # fmt: skip
+        if bed.word:
+            warnings.warn(f"a test bed with less than it should have: {bed.word}", stacklevel=1)
+        yield bed
+
+
+@pytest.fixture
+def bed(running: Bed) -> Bed:
+    """The test bed, whole."""
+    running.wait_for_all()
+    return running
