@@ -29,6 +29,7 @@ from contimg_dask.errors import (
 )
 from contimg_dask.execution.joining import check_agreement, join, place_tiles
 from contimg_dask.execution.node import on_this_node
+from contimg_dask.execution.observing import observed
 from contimg_dask.execution.tables import make_table, outcome_lines, pointing_of, software
 from contimg_dask.geometry import geometry_of, part_geometry
 from contimg_dask.model import (
@@ -139,6 +140,7 @@ def _record(step: str, start_s: float) -> StepRecord:
 
 
 @on_this_node
+@observed("open")
 def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
     """Reserve room for the product and make the attempt's directory there.
 
@@ -159,6 +161,7 @@ def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
 
 
 @on_this_node
+@observed("rows")
 def write_rows(plan: ConversionPlan, attempt: Attempt) -> RowsRecord:
     """Make the product without its bulk: headers, small columns and subtables.
 
@@ -186,6 +189,7 @@ def write_rows(plan: ConversionPlan, attempt: Attempt) -> RowsRecord:
 
 
 @on_this_node
+@observed("part")
 def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRecord:
     """Read one subband once and write its bulk columns.
 
@@ -241,6 +245,7 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
 
 
 @on_this_node
+@observed("reduce")
 def reduce_parts(
     plan: ConversionPlan, attempt: Attempt, rows: RowsRecord, parts: list[PartRecord]
 ) -> Product:
@@ -360,6 +365,7 @@ def wait_until_idle() -> None:
 
 
 @on_this_node
+@observed("discard")
 def discard_attempt(plan: ConversionPlan, attempt: Attempt, keep: bool = False) -> None:
     """Remove everything a failed or cancelled attempt wrote, but what there is of its product.
 
