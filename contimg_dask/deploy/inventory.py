@@ -142,6 +142,8 @@ class ClusterEntry:
         Where what is rendered lies on the hosts.
     worker_ttl_s
         Seconds without a sign of life after which a worker counts as lost.
+    monitoring
+        Our own page in Dask's dashboard, and our figures on ``/metrics``.
     """
 
     scheduler_name: str = field(default="scheduler", metadata=_is("name"))
@@ -158,6 +160,7 @@ class ClusterEntry:
     placement: Placement = field(default="auto", metadata=_is())
     config_dir: str = field(default="/etc/contimg-dask", metadata=_is("path"))
     worker_ttl_s: int = field(default=60, metadata=_is(low=5, high=3600))
+    monitoring: bool = field(default=True, metadata=_is())
 
     @property
     def scheduler_address(self) -> str:

@@ -122,11 +122,12 @@ class Connection:
         *,
         priority: int,
         last_try: bool,
+        live: bool,
     ) -> None:
         """Hand an attempt to a node (`AttemptRunner.start`)."""
         assert self._runner is not None  # the caller has seen nodes
         self._started_s[attempt.name] = time.monotonic()
-        self._runner.start(plan, attempt, node, priority=priority, last_try=last_try)
+        self._runner.start(plan, attempt, node, priority=priority, last_try=last_try, live=live)
 
     def poll(self, timeout_s: float) -> Iterator[Completion]:
         """Wait a moment, and yield the attempts that have ended and left nothing behind."""

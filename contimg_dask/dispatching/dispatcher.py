@@ -268,7 +268,12 @@ class Dispatcher:
         attempt = Attempt(number=number, name=name, submitted_s=time.time(), owner=self._owner)
         last_try = queued.attempts + 1 >= MOST_ATTEMPTS
         self._connection.start(
-            ready.plan, attempt, node, priority=self._priority(queued), last_try=last_try
+            ready.plan,
+            attempt,
+            node,
+            priority=self._priority(queued),
+            last_try=last_try,
+            live=queued.live,
         )
         return True
 

@@ -19,6 +19,7 @@ from distributed.client import ClosedClientError
 
 from contimg_dask.execution import steps
 from contimg_dask.execution.cluster import Cluster, hosts, workers_on
+from contimg_dask.execution.keys import key_of
 from contimg_dask.model import Attempt, ConversionPlan
 from contimg_dask.staging.attempts import is_recorded
 
@@ -103,7 +104,7 @@ class Cleaning:
         return self._cluster.client.submit(
             step,
             *arguments,
-            key=f"discard-{task.attempt.name}-{uuid.uuid4().hex[:8]}",
+            key=key_of(task.attempt.name, f"discard-{uuid.uuid4().hex[:8]}"),
             workers=[worker],
             priority=_HIGH_PRIORITY,
             pure=False,

@@ -39,7 +39,13 @@ _EMBEDDED_CONFIGURATION = {
     # A host of a cluster has the link of that cluster's dashboard here.
     "distributed.dashboard.link": "{scheme}://{host}:{port}/status",
     "distributed.admin.large-graph-warning-threshold": "100MB",
+    # The page of ours in the dashboard. By name: what watches a cluster is above what runs it.
+    "distributed.scheduler.preload": ["contimg_dask.deploy.dashboard_page"],
 }
+_WORKER_PRELOADS = [
+    "contimg_dask.execution.embedded_preload",
+    "contimg_dask.deploy.worker_figures",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +122,7 @@ def _start(workers: int, memory_limit: str, dashboard: str, scratch: str) -> Loc
             memory_limit=memory_limit,
             dashboard_address=dashboard,
             local_directory=scratch,
-            preload=["contimg_dask.execution.embedded_preload"],
+            preload=_WORKER_PRELOADS,
         )
     except (RuntimeError, OSError) as error:
         raise ClusterError(

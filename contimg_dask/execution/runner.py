@@ -20,6 +20,7 @@ from contimg_dask.errors import ContimgError, SchedulerLostError, WorkerLostErro
 from contimg_dask.execution import steps
 from contimg_dask.execution.cleaning import Cleaning
 from contimg_dask.execution.cluster import Cluster, hosts
+from contimg_dask.execution.keys import key_of
 from contimg_dask.execution.spreading import Spread
 from contimg_dask.model import Attempt, ConversionPlan, Product
 
@@ -55,8 +56,9 @@ class Completion:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Running:
-    """An attempt on its node; ``last_try`` says that no other follows when it fails.
+    """An attempt on its node.
 
+    ``last_try`` says that no other follows when it fails, ``live`` that it is of data just taken.
     ``spread`` has the order of steps where the files lie on several nodes.
     """
 
@@ -65,6 +67,7 @@ class Running:
     node: str
     priority: int
     last_try: bool
+    live: bool = False
     futures: dict[str, Future[Any]] = field(default_factory=dict)
     last: Future[Any] | None = None
     lost_since_s: float | None = None
@@ -122,10 +125,19 @@ class AttemptRunner:
         *,
         priority: int,
         last_try: bool,
+        live: bool = False,
     ) -> None:
-        """Hand an attempt to a node, given by IP; a higher priority goes first there."""
+        """Hand an attempt to a node, given by IP; a higher priority goes first there.
+
+        ``live`` only names its tasks, so that people can tell them from a backlog's.
+        """
         running = Running(
-            plan=plan, attempt=attempt, node=node, priority=priority, last_try=last_try
+            plan=plan,
+            attempt=attempt,
+            node=node,
+            priority=priority,
+            last_try=last_try,
+            live=live,
         )
         self._running.append(running)
         self._listener.group_started(plan)
@@ -162,14 +174,10 @@ class AttemptRunner:
     def _submit(
         self, running: Running, node: str, name: str, step: Any, *arguments: Any
     ) -> Future[Any]:
-        # The key begins with the step and goes on with the group, which begins with a digit: that
-        # is what the dashboard groups by.
-        kind, _, subband = name.partition("-")
-        key = f"{kind}-{running.attempt.name}"
         return self._cluster.client.submit(
             step,
             *arguments,
-            key=f"{key}-{subband}" if subband else key,
+            key=key_of(running.attempt.name, name, live=running.live),
             workers=[node],
             allow_other_workers=False,
             priority=running.priority,

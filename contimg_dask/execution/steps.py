@@ -24,6 +24,7 @@ from contimg_dask.errors import (
 from contimg_dask.execution.explaining import PROCESS_LOCK, explaining
 from contimg_dask.execution.joining import check_agreement, join, place_tiles
 from contimg_dask.execution.node import on_this_node
+from contimg_dask.execution.observing import observed
 from contimg_dask.execution.tables import (
     Seen,
     make_table,
@@ -84,6 +85,7 @@ def _record(step: str, start_s: float) -> StepRecord:
 
 
 @on_this_node
+@observed("open")
 def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
     """Reserve room for the product and make the attempt's directory there.
 
@@ -104,6 +106,7 @@ def open_attempt(plan: ConversionPlan, attempt: Attempt) -> StepRecord:
 
 
 @on_this_node
+@observed("rows")
 def write_rows(
     plan: ConversionPlan, attempt: Attempt, seen_elsewhere: Seen | None = None
 ) -> RowsRecord:
@@ -139,6 +142,7 @@ def write_rows(
 
 
 @on_this_node
+@observed("part")
 def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRecord:
     """Read one subband once and write its bulk columns.
 
@@ -194,6 +198,7 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
 
 
 @on_this_node
+@observed("reduce")
 def reduce_parts(
     plan: ConversionPlan,
     attempt: Attempt,
@@ -317,6 +322,7 @@ def wait_until_idle() -> None:
 
 
 @on_this_node
+@observed("discard")
 def discard_attempt(plan: ConversionPlan, attempt: Attempt, keep: bool = False) -> None:
     """Remove everything a failed or cancelled attempt wrote, but what there is of its product.
 

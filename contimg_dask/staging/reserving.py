@@ -6,7 +6,7 @@ written yet. Promises are shared by all processes that use the tier, and end wit
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contimg_dask.copying import allocated_bytes
@@ -39,17 +39,53 @@ def try_reserve(tier: Tier, record: AttemptRecord) -> tuple[bool, str]:
         return True, numbers
 
 
-def _written_bytes(record: AttemptRecord) -> int:
-    return sum(map(allocated_bytes, paths_of(record.directory, record.beside)))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierUsage:
+    """How a tier stands [bytes]: promised to attempts, written by them, still to be promised."""
+
+    name: str
+    root: str
+    promised_bytes: int
+    used_bytes: int
+    free_bytes: int
+
+
+def usage_of(tier: Tier) -> TierUsage:
+    """Return how a tier stands, for people.
+
+    The lock is not taken, so nobody waits for it; what changes meanwhile may be counted half.
+
+    Raises
+    ------
+    OSError
+        The tier cannot be looked at.
+    """
+    records = read_records(tier.root)
+    written = {record.attempt: _written_bytes(record) for record in records}
+    usable, outstanding = _room(tier, records, written)
+    return TierUsage(
+        name=tier.name,
+        root=tier.root,
+        promised_bytes=sum(record.promised_bytes for record in records),
+        used_bytes=sum(written.values()),
+        free_bytes=max(0, usable - outstanding),
+    )
 
 
 def room_in(tier: Tier, *, except_for: str = "") -> tuple[int, int]:
     """Return (usable, promised and not written yet) of a tier [bytes]; the caller holds its lock."""
-    usable = usable_bytes(Path(tier.root), tmpfs=tier.name == "tmpfs")
     others = [record for record in read_records(tier.root) if record.attempt != except_for]
-    written = {record.attempt: _written_bytes(record) for record in others}
-    outstanding = sum(max(0, r.promised_bytes - written[r.attempt]) for r in others)
+    return _room(tier, others, {record.attempt: _written_bytes(record) for record in others})
+
+
+def _room(tier: Tier, records: list[AttemptRecord], written: dict[str, int]) -> tuple[int, int]:
+    usable = usable_bytes(Path(tier.root), tmpfs=tier.name == "tmpfs")
+    outstanding = sum(max(0, r.promised_bytes - written[r.attempt]) for r in records)
     if tier.budget_bytes is not None:
         # What is written counts against a budget as well; against free space it does already.
         usable = min(usable, tier.budget_bytes - sum(written.values()))
     return max(0, usable), outstanding
+
+
+def _written_bytes(record: AttemptRecord) -> int:
+    return sum(map(allocated_bytes, paths_of(record.directory, record.beside)))

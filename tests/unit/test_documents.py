@@ -11,6 +11,8 @@ import click
 import pytest
 
 from contimg_dask.cli import cli
+from contimg_dask.deploy.scheduler_metrics import scheduler_figures
+from contimg_dask.deploy.worker_metrics import worker_figures
 from contimg_dask.inputs import Published
 from contimg_dask.model import GroupRecord
 from contimg_dask.publishing.manifest import MANIFEST_VERSION, read_manifest
@@ -121,6 +123,29 @@ def test_every_schema_is_documented() -> None:
     schemas = set(re.findall(r"contimg-dask\.[a-z]+/\d+", SOURCES))
     assert len(schemas) >= 8
     assert sorted(schema for schema in schemas if text.count(f"`{schema}`") < 2) == []
+
+
+def test_every_metric_is_documented_with_its_kind_and_labels() -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text()
+    rows = re.findall(r"^\| `(contimg_\w+)` \| (\w+) \| ([^|]*) \| (\w+) \|", text, re.MULTILINE)
+    documented = {
+        (name, kind, tuple(re.findall(r"`(\w+)`", labels)), where)
+        for name, kind, labels, where in rows
+    }
+    assert len(documented) == len(rows)
+    there = {
+        (figure.name, figure.kind, figure.labels, where)
+        for where, figures in (("worker", worker_figures()), ("scheduler", scheduler_figures()))
+        for figure in figures
+    }
+    assert documented == there
+
+
+def test_metrics_are_named_as_prometheus_wants_them() -> None:
+    for figure in (*worker_figures(), *scheduler_figures()):
+        assert figure.name.endswith("_total") == (figure.kind == "counter"), figure.name
+        assert figure.kind != "histogram" or figure.name.endswith("_seconds"), figure.name
+        assert figure.help
 
 
 def test_how_long_an_unseen_attempt_lives_is_documented() -> None:

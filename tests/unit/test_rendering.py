@@ -96,9 +96,25 @@ def test_dask_is_told_to_encrypt_and_to_leave_retries_to_us(tmp_path: Path) -> N
     assert scheduler["comm"]["tls"]["client"]["cert"] == "/etc/contimg-dask/tls/client.pem"
     assert scheduler["scheduler"]["allowed-failures"] == 0
     assert scheduler["scheduler"]["worker-ttl"] == "60s"
-    assert node["worker"]["preload"] == ["contimg_dask.deploy.worker_node"]
     assert "preload" not in scheduler["worker"]
     assert node["worker"]["memory"]["spill"] is False
+
+
+def test_dask_loads_what_watches_it_unless_the_inventory_says_not(tmp_path: Path) -> None:
+    there = inventory(tmp_path)
+    assert config(there, "node1")["distributed"]["worker"]["preload"] == [
+        "contimg_dask.deploy.worker_node",
+        "contimg_dask.deploy.worker_metrics",
+    ]
+    assert config(there, "scheduler")["distributed"]["scheduler"]["preload"] == [
+        "contimg_dask.deploy.dashboard_page",
+        "contimg_dask.deploy.scheduler_metrics",
+    ]
+    there = inventory(tmp_path, CLUSTER + "monitoring = false\n" + NODE)
+    assert config(there, "node1")["distributed"]["worker"]["preload"] == [
+        "contimg_dask.deploy.worker_node"
+    ]
+    assert "preload" not in config(there, "scheduler")["distributed"]["scheduler"]
 
 
 def test_without_certificates_dask_is_not_told_to_encrypt(tmp_path: Path) -> None:
