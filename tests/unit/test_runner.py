@@ -1,0 +1,56 @@
+"""What came of an attempt, as its last future tells it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from distributed.client import FutureCancelledError
+from distributed.comm import CommClosedError
+
+from contimg_dask.errors import InputError, SchedulerLostError
+from contimg_dask.execution.runner import _outcome
+
+
+class Told:
+    """A future as far as its outcome is asked for."""
+
+    def __init__(self, status: str, answer: BaseException | object) -> None:
+        self.status = status
+        self._answer = answer
+
+    def result(self) -> object:
+        if isinstance(self._answer, BaseException):
+            raise self._answer
+        return self._answer
+
+    exception = result
+
+
+@pytest.mark.parametrize(
+    "broken", [CommClosedError("in <TCP>: Stream is closed"), OSError("Timed out"),
+               FutureCancelledError("reduce-x", "lost")],
+)  # fmt: skip
+def test_a_connection_that_breaks_under_the_result_is_the_loss_of_the_scheduler(
+    broken: BaseException,
+) -> None:
+    future: Any = Told("finished", broken)
+    product, error = _outcome(future)
+    assert product is None
+    assert type(error) is SchedulerLostError
+
+
+def test_a_future_that_is_lost_is_not_asked() -> None:
+    future: Any = Told("lost", AssertionError("the answer would never come"))
+    assert isinstance(_outcome(future)[1], SchedulerLostError)
+
+
+def test_an_error_of_ours_is_passed_on() -> None:
+    class Failed(Told):
+        def exception(self) -> object:
+            return self._answer
+
+    future: Any = Failed("error", InputError("broken"))
+    product, error = _outcome(future)
+    assert product is None
+    assert type(error) is InputError
