@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.backlog import make_backlog, survive
-from tests.postgres import Server
 from tests.postgres import postgres as postgres  # the fixture
 
 
