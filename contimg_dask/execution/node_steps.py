@@ -20,8 +20,8 @@ class Measured:
     """What a node says of itself.
 
     ``room_bytes`` is what each tier can still promise, by the staging directory that was asked for,
-    without those that cannot be used there; ``reduces`` whether groups whose parts come from other nodes may be
-    reduced there.
+    without those that cannot be used there; ``reduces`` whether groups whose parts come from other
+    nodes may be reduced there.
     """
 
     room_bytes: Mapping[str, int]

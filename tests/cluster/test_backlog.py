@@ -17,5 +17,4 @@ def test_a_backlog_survives_kills_and_every_group_has_its_outcome_once(tmp_path:
         tmp_path / "site", backlog, str(tmp_path / "catalogue.sqlite"),
         kills=9, seed=5, timeout_s=300,
     )  # fmt: skip
-    print(survived.kills, survived.seconds)
     assert survived.kills.total() > 0
