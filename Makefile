@@ -11,11 +11,11 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo cluster-demo test lint clean
 
 help: ## Show what can be made
 	@echo "make TARGET, with TARGET one of:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 install: $(INSTALLED) ## Install into $(VENV)
 
@@ -43,6 +43,9 @@ demo: $(INSTALLED) ## Simulate a small observation, convert and verify it
 	echo "    image one field:    wsclean -reorder -data-column DATA -field 0 -size 1024 1024 -scale 5asec -name $(DEMO)/field0 $$product"; \
 	echo "    convert your own:   $(BIN)/contimg-dask convert INPUT OUTPUT    (first with --dry-run)"; \
 	echo "    check this machine: $(BIN)/contimg-dask doctor"
+
+cluster-demo: $(INSTALLED) ## Bring up several hosts on this machine, lose two, publish every group; as root
+	$(BIN)/python -m cluster.demo --directory $(DEMO)/cluster
 
 lint: $(INSTALLED) ## Check style, types and import rules
 	$(BIN)/ruff check

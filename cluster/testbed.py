@@ -161,7 +161,7 @@ class Bed:
         return {names.get(ip, ip): addresses.count(ip) for ip in addresses}
 
     def wait_until(self, true: Callable[[dict[str, int]], bool], timeout_s: float = 90.0) -> None:
-        """Return when this is true of the workers.
+        """Return when this is true of the workers; not while the scheduler does not tell them.
 
         Raises
         ------
@@ -169,7 +169,8 @@ class Bed:
             It has not become true; the message has what there is, and ends of the logs.
         """
         deadline_s = time.monotonic() + timeout_s
-        while not true(there := self.workers()):
+        # Dask's page fails now and then while data are moved.
+        while not (there := self.workers()) or not true(there):
             if time.monotonic() > deadline_s:
                 logs = [f"{h.name}: {h.log.read_text()[-1500:]}" for h in self.hosts.values()]
                 raise TimeoutError(f"after {timeout_s} s there are {there}\n" + "\n".join(logs))

@@ -12,7 +12,7 @@ from contimg_dask.convert import convert_in_order, recipe
 from contimg_dask.discovery import Discovered
 from contimg_dask.dispatching.placing import Load, Node
 from contimg_dask.errors import ClusterError, ContimgError, WorkerLostError
-from contimg_dask.execution.cluster import Cluster
+from contimg_dask.execution.cluster import Cluster, hosts
 from contimg_dask.execution.nodes import Nodes
 from contimg_dask.execution.runner import AttemptRunner, Completion, Listener
 from contimg_dask.model import Attempt, ConversionPlan, Owner, Tier
@@ -71,6 +71,12 @@ class Connection:
         """Number of workers by node."""
         cluster = self._cluster
         return {} if cluster is None else dict(cluster.nodes)
+
+    def present(self) -> set[str]:
+        """Ask which nodes are there this very moment: a group may be given up for one that is not."""
+        if self._cluster is None or not self.connected:
+            return set(self.workers)
+        return set(hosts(self._cluster.client)) or set(self.workers)
 
     @property
     def running(self) -> list[str]:
@@ -137,9 +143,9 @@ class Connection:
         for completion in self._runner.poll(timeout_s):
             self._started_s.pop(completion.attempt.name, None)
             if isinstance(completion.error, WorkerLostError):
-                self._watch_at_s = (
-                    0.0  # a node may be gone: nothing more is begun before that is known
-                )
+                # A node may be gone: nothing more is begun before that is known, and what it has
+                # left where all nodes see it is removed by the others.
+                self._watch_at_s = self._sweep_at_s = 0.0
             if completion.error is not None or completion.plan.spread:
                 # Of parts that have arrived, something may be left on a node that has gone since.
                 self._given_up.append(completion.attempt.name)

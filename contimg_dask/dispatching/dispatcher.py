@@ -231,7 +231,7 @@ class Dispatcher:
 
     def _prepare(self, queued: QueuedGroup) -> Ready | Hold | Later | None:
         try:
-            return self._preparer.prepare(queued, self._connection.workers)
+            return self._preparer.prepare(queued, self._connection.present())
         except CatalogueError:
             raise
         except Exception as error:  # noqa: BLE001 - one group must not end the dispatcher, again and again

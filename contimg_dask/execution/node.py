@@ -65,11 +65,16 @@ def this_node() -> NodeSettings | None:
 
 def at_this_node(plan: ConversionPlan) -> ConversionPlan:
     """Return the plan with this node's own tiers in the place of those it names."""
-    node = this_node()
-    if node is None:
+    if this_node() is None:
         return plan
-    own = {tier.name: tier for tier in node.tiers}
-    return replace(plan, tiers=tuple(own.get(tier.name, tier) for tier in plan.tiers))
+    return replace(plan, tiers=tuple(map(own_tier, plan.tiers)))
+
+
+def own_tier(tier: Tier) -> Tier:
+    """Return this node's own tier of that name; the tier itself where it has none."""
+    node = this_node()
+    own = () if node is None else node.tiers
+    return next((one for one in own if one.name == tier.name), tier)
 
 
 def on_this_node(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contimg_dask.discovery import Discovered, discover
-from contimg_dask.execution.node import this_node
+from contimg_dask.execution.node import own_tier, staging_roots, this_node
 from contimg_dask.model import Owner, Tier
 from contimg_dask.staging.records import AttemptRecord, locked_root
 from contimg_dask.staging.reserving import room_in
@@ -19,9 +19,9 @@ from contimg_dask.staging.sweeping import sweep
 class Measured:
     """What a node says of itself.
 
-    ``room_bytes`` is what each tier can still promise, by staging directory, without those that
-    cannot be used there; ``reduces`` whether groups whose parts come from other nodes may be
-    reduced there.
+    ``room_bytes`` is what each tier can still promise, by the staging directory that was asked for,
+    without those that cannot be used there; ``reduces`` whether groups whose parts come from other
+    nodes may be reduced there.
     """
 
     room_bytes: Mapping[str, int]
@@ -36,11 +36,12 @@ def measure(tiers: tuple[Tier, ...]) -> Measured:
 
 def _room_in(tiers: tuple[Tier, ...]) -> dict[str, int]:
     room: dict[str, int] = {}
-    for tier in tiers:
+    for asked in tiers:
+        tier = own_tier(asked)
         with contextlib.suppress(OSError):
             with locked_root(tier.root, shared_between_users=tier.name != "destination"):
                 usable, outstanding = room_in(tier)
-            room[tier.root] = max(0, usable - outstanding)
+            room[asked.root] = max(0, usable - outstanding)
     return room
 
 
@@ -52,7 +53,7 @@ def sweep_given_up(
     Parameters
     ----------
     roots
-        Staging directories; those that are not there are passed over.
+        Staging directories, beside this node's own; those that are not there are passed over.
     owners
         Processes that are known to be gone, wherever they ran.
     names
@@ -73,7 +74,9 @@ def sweep_given_up(
         )
 
     removed = 0
-    for root in roots:
+    node = this_node()
+    own = [] if node is None else staging_roots(node)
+    for root in dict.fromkeys((*roots, *own)):
         with contextlib.suppress(OSError):  # another user's, or not on this node
             removed += sum(left.removed for left in sweep(root, given_up=given_up))
     return removed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import time
 import uuid
@@ -13,12 +15,13 @@ from distributed.client import ClosedClientError, FutureCancelledError
 
 from contimg_dask.discovery import Discovered
 from contimg_dask.errors import ClusterError, ContimgError
-from contimg_dask.execution.cluster import Cluster
+from contimg_dask.execution.cluster import Cluster, hosts
 from contimg_dask.execution.node_steps import Measured, discover_here, measure, sweep_given_up
 from contimg_dask.model import Owner, Tier
 
 _HIGH_PRIORITY = 1_000_000_000
 _PATIENCE_S = 120.0
+_LOOK_EVERY_S = 2.0
 
 
 class Nodes:
@@ -34,7 +37,7 @@ class Nodes:
         self._cluster = cluster
         self._measured: dict[str, Measured] = {}
         self._measured_s: dict[str, float] = {}
-        self._asked: dict[str, tuple[float, Future[Any]]] = {}
+        self._asked: dict[str, tuple[float, concurrent.futures.Future[Measured]]] = {}
         self._sweeps: list[Future[Any]] = []
 
     def ask(self, tiers: tuple[Tier, ...]) -> None:
@@ -46,7 +49,7 @@ class Nodes:
             if asked is None or now_s - asked[0] > _PATIENCE_S:
                 future = self._submit("room", node, measure, tiers)
                 if future is not None:
-                    self._asked[node] = (now_s, future)
+                    self._asked[node] = (now_s, self._fetched(future))
 
     def room_bytes(self, node: str, tier: Tier) -> int | None:
         """Return what a tier could promise when the node was last asked, None if it never answered."""
@@ -97,7 +100,22 @@ class Nodes:
             node: self._submit("discover", node, discover_here, directory, node, start_mjd, end_mjd)
             for node in self._cluster.nodes
         }
-        return [_answer(node, future) for node, future in asked.items()]
+        return [self._answer(node, future) for node, future in asked.items()]
+
+    def _answer(self, node: str, future: Future[Any] | None) -> Any:
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while future is not None:
+            try:
+                return future.result(timeout=_LOOK_EVERY_S)
+            except ContimgError:
+                raise
+            except TimeoutError as error:
+                # What was to run on a node that has gone would wait until it is back.
+                if time.monotonic() > deadline_s or node not in hosts(self._cluster.client):
+                    raise _silent(node, "it has gone, or is busy") from error
+            except (OSError, KilledWorker, FutureCancelledError) as error:
+                raise _silent(node, str(error)) from error
+        raise _silent(node, "the scheduler has gone")
 
     def _submit(self, what: str, node: str, step: Any, *arguments: Any) -> Future[Any] | None:
         with contextlib.suppress(ClosedClientError):
@@ -112,22 +130,26 @@ class Nodes:
             )
         return None
 
+    def _fetched(self, future: Future[Any]) -> concurrent.futures.Future[Any]:
+        """Have the client's own thread wait for a result.
+
+        Also the result of a task that has ended may not come for as long as its node is frozen.
+        """
+        client = self._cluster.client
+        return asyncio.run_coroutine_threadsafe(
+            client.gather(future, asynchronous=True),
+            client.loop.asyncio_loop,  # type: ignore[union-attr]  # every IOLoop of Dask has one
+        )
+
     def _hear(self) -> None:
-        for node, (asked_s, future) in list(self._asked.items()):
-            if not future.done():
+        for node, (asked_s, answer) in list(self._asked.items()):
+            if not answer.done():
                 continue
             del self._asked[node]
-            if future.status == "finished":
-                self._measured[node] = future.result()
+            if not answer.cancelled() and answer.exception() is None:
+                self._measured[node] = answer.result()
                 self._measured_s[node] = asked_s
 
 
-def _answer(node: str, future: Future[Any] | None) -> Any:
-    try:
-        if future is not None:
-            return future.result(timeout=_PATIENCE_S)
-    except ContimgError:
-        raise
-    except (TimeoutError, OSError, KilledWorker, FutureCancelledError) as error:
-        raise ClusterError(f"node {node} does not say which files it has ({error})") from error
-    raise ClusterError(f"node {node} cannot be asked which files it has: the scheduler has gone")
+def _silent(node: str, why: str) -> ClusterError:
+    return ClusterError(f"node {node} does not say which files it has: {why}")

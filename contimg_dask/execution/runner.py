@@ -25,6 +25,7 @@ from contimg_dask.execution.spreading import Spread
 from contimg_dask.model import Attempt, ConversionPlan, Product
 
 _NODE_LOST_AFTER_S = 30.0
+_RESULT_WITHIN_S = 30.0
 
 Recipe = Callable[[ConversionPlan, Attempt, Any], Any]
 InOrder = Callable[[ConversionPlan, Attempt], Product]
@@ -229,6 +230,8 @@ class AttemptRunner:
         if error is not None:
             self._cancel(running)
         running.futures.clear()
+        running.last = None
+        spread, running.spread = running.spread, None
         self._completions[running.attempt.name] = Completion(
             plan=running.plan,
             attempt=running.attempt,
@@ -239,8 +242,8 @@ class AttemptRunner:
         if error is None:
             self._cleaning.nothing_to_do(running.attempt.name)
             return
-        if running.spread is not None:
-            running.spread.discard()
+        if spread is not None:
+            spread.discard()
         kept = running.plan.publication.keep_failed and (running.last_try or not error.retryable)
         self._cleaning.begin(running.plan, running.attempt, running.node, keep=kept)
 
@@ -310,13 +313,16 @@ class _Hands:
 def _outcome(future: Future[Any]) -> tuple[Product | None, ContimgError | None]:
     try:
         if future.status == "finished":
-            product: Product = future.result()
+            product: Product = future.result(timeout=_RESULT_WITHIN_S)
             return product, None
         # Of a future that is lost nothing can be asked: the answer would never come.
         error = future.exception() if future.status == "error" else None
     except (FutureCancelledError, FuturesCancelledError, OSError):
         # OSError: the connection broke while the result was on its way.
         error = None
+    except TimeoutError:
+        # It may be published: then the next attempt finds it.
+        return None, WorkerLostError("the node was lost between the group's end and its report")
     if error is None:
         # Dask gives a worker's death a name; without one the connection went, or the scheduler.
         return None, SchedulerLostError("the scheduler was lost while it worked on the group")

@@ -1,8 +1,8 @@
 """A preload of the test bed's workers by which tests hold up steps, and see that they are there.
 
-A file ``STEP`` or ``STEP-POSITION`` in the directory holds every step of that name until it is
-removed: ``write_part-2`` those of the third subband. Who is held makes ``STEP-POSITION.held-NODE``
-first.
+A file ``STEP`` or ``STEP-SUBBAND`` in the directory holds every step of that name until it is
+removed: ``write_part-sb02`` those of one subband. Who is held makes ``STEP-SUBBAND.held-NODE``
+first, and goes on alone when there is ``STEP-SUBBAND.let-NODE``.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ def dask_setup(worker: object) -> None:
 def _gated(step: Callable[..., Any], gates: Path, name: str) -> Any:
     @functools.wraps(step)
     def gated(plan: Any, attempt: Any, *arguments: Any) -> Any:
-        position = arguments[0] if arguments and isinstance(arguments[0], int) else "all"
+        position = arguments[0] if arguments else None
+        subband = plan.subbands[position].name if isinstance(position, int) else "all"
         node = this_node()
-        for gate in (gates / name, gates / f"{name}-{position}"):
+        here = node.name if node else ""
+        for gate in (gates / name, gates / f"{name}-{subband}"):
             if gate.exists():
-                (gates / f"{name}-{position}.held-{node.name if node else ''}").touch()
-            while gate.exists():
+                (gates / f"{name}-{subband}.held-{here}").touch()
+            while gate.exists() and not (gates / f"{name}-{subband}.let-{here}").exists():
                 time.sleep(0.01)
         return step(plan, attempt, *arguments)
 

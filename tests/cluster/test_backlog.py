@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.backlog import make_backlog, survive
-from tests.postgres import Server
 from tests.postgres import postgres as postgres  # the fixture
 
 MB = 1_000_000
@@ -42,7 +41,7 @@ def test_thousands_of_groups_survive_dozens_of_kills_and_memory_stays_flat(
     place = str(tmp_path / "catalogue.sqlite")
     survived = survive(
         tmp_path / "site", backlog, place,
-        kills=60, seed=11, timeout_s=5400, every_s=(2.0, 12.0),
+        kills=60, seed=11, timeout_s=5400, after_s=(2.0, 12.0),
     )  # fmt: skip
     growth = {name: memory.growth(at_least=60) for name, memory in survived.memory.items()}
     for name, value in {

@@ -14,10 +14,12 @@ from contimg_dask.deploy.node_lookup import find_node
 from contimg_dask.errors import ClusterError
 from contimg_dask.execution import preload
 from contimg_dask.execution.node import at_this_node, on_this_node, set_this_node, this_node
-from contimg_dask.execution.node_steps import measure
+from contimg_dask.execution.node_steps import measure, sweep_given_up
 from contimg_dask.model import ConversionPlan, Tier
+from contimg_dask.naming import STAGING_DIRECTORY
 from contimg_dask.planning import propose_tiers
-from tests.unit.plans import bare_plan
+from contimg_dask.staging.attempts import open_attempt
+from tests.unit.plans import attempt_called, bare_plan
 from tests.unit.test_inventory import CLUSTER, NODE, SECOND
 
 
@@ -107,8 +109,31 @@ def test_a_node_says_what_it_is_there_for(
     if role is not None:
         inventory.write_text(inventory.read_text() + f'role = "{role}"\n')
         set_this_node(find_node("tls://10.0.0.12:40001"))
-    tier = Tier(name="scratch", root=str(tmp_path / "staging"))
-    measured = measure((tier, Tier(name="tmpfs", root=str(tmp_path / "nowhere" / "staging"))))
+    (tmp_path / "scratch").mkdir()
+    tier = Tier(name="scratch", root=str(tmp_path / "scratch" / STAGING_DIRECTORY))
+    measured = measure((tier, Tier(name="other", root=str(tmp_path / "nowhere" / "staging"))))
     assert measured.reduces is reduces
+    # Of a tier that cannot be used there is nothing to tell.
     assert measured.room_bytes.keys() == {tier.root}
     assert measured.room_bytes[tier.root] > 0
+
+
+def test_a_node_measures_and_sweeps_its_own_tiers_whatever_they_are_called_elsewhere(
+    inventory: Path, tmp_path: Path
+) -> None:
+    set_this_node(find_node("tls://10.0.0.12:40001"))
+    own = tmp_path / "scratch" / STAGING_DIRECTORY
+    elsewhere = Tier(name="scratch", root="/nowhere/staging")
+    (tmp_path / "scratch").mkdir()
+    assert measure((elsewhere,)).room_bytes.keys() == {elsewhere.root}
+    node = this_node()
+    assert node is not None
+    plan = bare_plan(tmp_path / "out", *node.tiers[1:])
+    attempt = attempt_called("a.1")
+    (tmp_path / "out").mkdir()
+    open_attempt(plan, attempt)
+    assert (own / "a.1").is_dir()
+    sweep_given_up((elsewhere.root,), (), {"b.1"})
+    assert (own / "a.1").is_dir()
+    assert sweep_given_up((elsewhere.root,), (), {"a.1"}) >= 1
+    assert not own.exists()
