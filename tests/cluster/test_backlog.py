@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.backlog import make_backlog, survive
+from tests.postgres import Server
 from tests.postgres import postgres as postgres  # the fixture
 
 MB = 1_000_000
