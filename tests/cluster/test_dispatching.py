@@ -6,7 +6,6 @@ catalogue; each has an output directory of its own.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -555,7 +554,8 @@ def test_a_group_that_kills_its_workers_is_set_aside_after_four_attempts_and_the
     assert [(one.number, one.state, one.counted) for one in tries] == [
         (number, "lost", True) for number in (1, 2, 3, 4)
     ]
-    assert all(earlier.node != later.node for earlier, later in itertools.pairwise(tries))
+    # The other node is there then; later ones find whichever is back first.
+    assert tries[0].node != tries[1].node
     rows = site.until_done(others)
     assert [row.state for row in rows] == ["published"] * 3
     assert (out / "failed" / IDS[0][:10] / f"{IDS[0]}.json").exists()

@@ -49,9 +49,10 @@ def test_every_kind_has_a_code_of_its_own() -> None:
     assert all(code == code.lower().replace("_", "-").replace(" ", "-") for code in codes)
 
 
-def test_only_the_loss_of_a_worker_is_worth_another_try() -> None:
+def test_only_losses_of_the_machinery_are_worth_another_try() -> None:
     assert [kind for kind in ALL if kind.retryable] == [
         errors.AttemptGoneError,
+        errors.SchedulerLostError,
         errors.WorkerLostError,
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contimg_dask.execution.node_steps import measure_room, sweep_given_up
+from contimg_dask.execution.node_steps import measure, sweep_given_up
 from contimg_dask.model import Attempt, Owner, Tier
 from contimg_dask.staging.attempts import open_attempt
 from contimg_dask.staging.owners import current_owner
@@ -64,11 +64,11 @@ def test_room_is_what_can_still_be_promised_and_nothing_of_a_tier_that_cannot_be
         Tier(name="scratch", root=str(file / ".contimg-staging")),
         Tier(name="destination", root=str(tmp_path / ".contimg-staging"), budget_bytes=MANY),
     )
-    before = measure_room(tiers)
+    before = measure(tiers).room_bytes
     assert list(before) == [tiers[1].root]
     free = os.statvfs(tmp_path)
     assert 0 < before[tiers[1].root] <= free.f_bavail * free.f_frsize
     small = (replace(tiers[1], budget_bytes=50_000_000),)
     begin(tmp_path, "mine.1", HERE)
     promised = bare_plan(tmp_path).bytes_staged
-    assert measure_room(small) == {tiers[1].root: 50_000_000 - promised}
+    assert measure(small).room_bytes == {tiers[1].root: 50_000_000 - promised}
