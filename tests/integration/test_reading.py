@@ -336,7 +336,7 @@ def lines() -> Lines:
 
 @pytest.fixture
 def reader(catalogue: Catalogue, lines: Lines) -> Iterator[JobReader]:
-    made = JobReader(catalogue, lines, lambda record: None)
+    made = JobReader(catalogue, lines, lambda record: None, lambda *_: None)
     yield made
     made.stop()
 
