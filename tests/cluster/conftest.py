@@ -19,9 +19,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
     (directory / "gates").mkdir()
     environment = {
         step_gates.PLACE: str(directory / "gates"),
-        # An environment variable of Dask takes the place of what its file says.
+        # An environment variable of Dask takes the place of what its file says: all of it again.
         "DASK_DISTRIBUTED__WORKER__PRELOAD": repr(
-            ["contimg_dask.deploy.worker_node", step_gates.__file__]
+            [
+                "contimg_dask.deploy.worker_node",
+                "contimg_dask.deploy.worker_metrics",
+                step_gates.__file__,
+            ]
         ),
     }
     with bring_up(
