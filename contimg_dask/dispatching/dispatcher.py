@@ -132,7 +132,7 @@ class Dispatcher:
         self._reader.start()
         try:
             while not stop_asked():
-                self._until_it_works(lease, self._turn)
+                self._until_it_works(lease, lambda: self._turn(lease, stop_asked))
             self._finish(lease, stop_asked, stop_timeout_s)
         finally:
             self._connection.close()
@@ -154,11 +154,12 @@ class Dispatcher:
                 told = True
                 time.sleep(_CATALOGUE_AGAIN_S)
 
-    def _turn(self) -> None:
+    def _turn(self, lease: LeaseKeeper, stop_asked: Callable[[], int]) -> None:
         self._keep_connected()
         if self._connection.connected:
             self._look_around()
-            while self._start_next():
+            # Thousands of groups may have their products already, which takes a while to see.
+            while not (lease.lost or stop_asked()) and self._start_next():
                 pass
         self._record(_POLL_S)
 
@@ -230,8 +231,9 @@ class Dispatcher:
         return [*self._later, *(claim.queued.key for claim in self._claims.values())]
 
     def _prepare(self, queued: QueuedGroup) -> Ready | Hold | Later | None:
+        present = self._connection.present()  # what fails here is not the group's doing
         try:
-            return self._preparer.prepare(queued, self._connection.present())
+            return self._preparer.prepare(queued, present)
         except CatalogueError:
             raise
         except Exception as error:  # noqa: BLE001 - one group must not end the dispatcher, again and again
@@ -263,7 +265,7 @@ class Dispatcher:
         if not queue.begin_attempt(
             self._catalogue, self._token, queued.key, name, number=number, node=node
         ):
-            return True  # cancelled, or taken, a moment ago
+            return False  # it was cancelled a moment ago, or the lease is somebody else's
         self._claims[name] = Claim(queued=replace(queued, attempt=name), plan=ready.plan, node=node)
         attempt = Attempt(number=number, name=name, submitted_s=time.time(), owner=self._owner)
         last_try = queued.attempts + 1 >= MOST_ATTEMPTS

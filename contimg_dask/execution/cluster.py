@@ -16,6 +16,7 @@ from typing import Any
 
 import dask
 from distributed import Client, LocalCluster
+from distributed.client import ClosedClientError
 
 from contimg_dask.errors import ClusterError
 from contimg_dask.execution.encryption import TlsFiles, explain_refused, security_for
@@ -248,7 +249,10 @@ def workers_on(client: Client, nodes: set[str]) -> list[str]:
 
 def _workers(client: Client) -> dict[str, Any]:
     """Return what the scheduler knows of its workers; nothing when it is gone."""
-    found: dict[str, Any] = client.scheduler_info(n_workers=-1).get("workers", {})
+    try:
+        found: dict[str, Any] = client.scheduler_info(n_workers=-1).get("workers", {})
+    except (OSError, ClosedClientError):
+        return {}
     return found
 
 

@@ -70,6 +70,8 @@ def sweep(
     """
     if not os.path.isdir(root):
         return []
+    if dry_run and set(os.listdir(root)) <= {LOCK_NAME}:
+        return []  # taking the lock would remove it, or leave one
     with locked_root(root):
         return remove_dead(root, dry_run=dry_run, given_up=given_up)
 
