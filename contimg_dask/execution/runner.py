@@ -317,12 +317,12 @@ def _outcome(future: Future[Any]) -> tuple[Product | None, ContimgError | None]:
             return product, None
         # Of a future that is lost nothing can be asked: the answer would never come.
         error = future.exception() if future.status == "error" else None
-    except (FutureCancelledError, FuturesCancelledError, OSError):
-        # OSError: the connection broke while the result was on its way.
-        error = None
     except TimeoutError:
         # It may be published: then the next attempt finds it.
         return None, WorkerLostError("the node was lost between the group's end and its report")
+    except (FutureCancelledError, FuturesCancelledError, OSError):
+        # OSError: the connection broke while the result was on its way.
+        error = None
     if error is None:
         # Dask gives a worker's death a name; without one the connection went, or the scheduler.
         return None, SchedulerLostError("the scheduler was lost while it worked on the group")

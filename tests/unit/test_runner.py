@@ -8,7 +8,7 @@ import pytest
 from distributed.client import FutureCancelledError
 from distributed.comm import CommClosedError
 
-from contimg_dask.errors import InputError, SchedulerLostError
+from contimg_dask.errors import InputError, SchedulerLostError, WorkerLostError
 from contimg_dask.execution.runner import _outcome
 
 
@@ -19,7 +19,8 @@ class Told:
         self.status = status
         self._answer = answer
 
-    def result(self) -> object:
+    def result(self, timeout: float | None = None) -> object:
+        del timeout
         if isinstance(self._answer, BaseException):
             raise self._answer
         return self._answer
@@ -54,3 +55,8 @@ def test_an_error_of_ours_is_passed_on() -> None:
     product, error = _outcome(future)
     assert product is None
     assert type(error) is InputError
+
+
+def test_a_result_that_does_not_come_means_that_its_node_is_lost() -> None:
+    future: Any = Told("finished", TimeoutError())
+    assert type(_outcome(future)[1]) is WorkerLostError
