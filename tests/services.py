@@ -76,7 +76,11 @@ class Service:
             self._stopped.wait(self.pause_s)
 
     def kill(self) -> None:
-        """Kill all its processes at once; it is started again."""
+        """Kill all its processes at once; it is started again.
+
+        Only Python's resource trackers are left to end by themselves: they remove what the others
+        had in /dev/shm.
+        """
         process = self.process
         if process is None:
             return
@@ -85,7 +89,8 @@ class Service:
         except psutil.NoSuchProcess:
             return
         for child in found:
-            _kill(child.pid)
+            if not _says(child, "resource_tracker"):
+                _kill(child.pid)
         _kill(process.pid)
 
     def kill_child(self) -> bool:
@@ -94,7 +99,7 @@ class Service:
             children = psutil.Process(self.process.pid).children() if self.process else []
         except psutil.NoSuchProcess:
             return False
-        workers = [child for child in children if _is_worker(child)]
+        workers = [child for child in children if _says(child, "spawn_main")]
         if workers:
             _kill(workers[0].pid)
         return bool(workers)
@@ -117,9 +122,10 @@ class Service:
         return self.exit_codes[-1]
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def _says(process: psutil.Process, word: str) -> bool:
+    """Tell whether a word is in the command line of a process."""
     try:
-        return "spawn_main" in " ".join(process.cmdline())
+        return word in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return False
 
