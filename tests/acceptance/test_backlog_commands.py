@@ -74,10 +74,15 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(sys, "argv", ["contimg-dask", *map(str, arguments)])
         capsys.readouterr()
         code: Any = 0
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             main()
         except SystemExit as end:
             code = end.code or 0
+        finally:
+            # A command that ends leaves its handlers; this process goes on.
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         said = capsys.readouterr()
         assert "Traceback" not in said.err
         return Ran(code, said.out, said.err)

@@ -284,6 +284,7 @@ def test_ctrl_c_while_waiting_loses_no_failure_however_slow_the_log_and_often_it
             time.sleep(0.1)
 
     monkeypatch.setattr(EventLog, "add", slow)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with (
         suppress(KeyboardInterrupt),
         handing(tmp_path, script(tmp_path, "touch $0.begun; sleep 100")) as hand,
