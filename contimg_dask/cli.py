@@ -16,6 +16,7 @@ _COMMANDS = {
     "convert-group": ("cli_convert:convert_group", "Convert exactly these files as one group."),
     "submit": ("cli_submit:submit_command", "Queue a backlog for the dispatcher."),
     "dispatch": ("cli_dispatch:dispatch_command", "Convert what is queued, until stopped."),
+    "api": ("cli_api:api_command", "Serve the control-room page and the HTTP API."),
     "status": ("cli_status:status_command", "Say how the queue does."),
     "groups": ("cli_queue:groups_command", "List groups, with what became of them and why."),
     "retry": ("cli_queue:retry_command", "Queue groups again."),

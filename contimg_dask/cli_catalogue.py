@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,13 @@ from contimg_dask.catalogue.records import ProductRow
 from contimg_dask.cli_errors import refusals
 from contimg_dask.cli_options import CATALOGUE, CONFIG, JSON, required, settings_of, shared
 from contimg_dask.naming import moment_to_mjd
+from contimg_dask.product_rows import csv_of
 from contimg_dask.progress import Counting, error_console
 from contimg_dask.reconciling import Difference, check_output, reconcile
 from contimg_dask.reporting import EXIT_FAILED, EXIT_OK
 from contimg_dask.settings import catalogue_place
 
 _SHOWN = ("path", "kind", "status", "begin_mjd", "ra_deg", "dec_deg", "declination_deg", "bytes")
-_COLUMNS = tuple(field.name for field in fields(ProductRow))
 
 
 @click.command("products")
@@ -89,15 +87,12 @@ def _say_products(found: list[ProductRow], form: str) -> None:
         }
         click.echo(json.dumps(document, indent=1))
         return
-    columns = _COLUMNS if form == "csv" else _SHOWN
-    rows = [[getattr(product, column) for column in columns] for product in found]
     if form == "csv":
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-        click.echo(text.getvalue(), nl=False)
+        click.echo(csv_of(found), nl=False)
         return
-    cells = [columns, *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    rows = [[getattr(product, column) for column in _SHOWN] for product in found]
+    cells = [_SHOWN, *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(_SHOWN))]
     for row in cells:
         click.echo("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import click
 
-from contimg_dask.catalogue import groups, jobs, leases, nodes, queue
+from contimg_dask.catalogue import groups, jobs, leases
 from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from contimg_dask.catalogue.records import GroupRow
 from contimg_dask.cli_errors import refusals
 from contimg_dask.cli_options import CATALOGUE, CONFIG, JSON, required, settings_of, shared
-from contimg_dask.errors import UsageError
 from contimg_dask.lifecycle import STATES, State
 from contimg_dask.reporting import EXIT_NOTHING
 from contimg_dask.settings import catalogue_place
+from contimg_dask.steering import cancel_group, cancel_job, retry, set_draining
 
 _CATALOGUE_OPTIONS = (CATALOGUE, CONFIG, JSON)
 
@@ -89,26 +89,6 @@ def clock(moment_s: float) -> str:
     return datetime.fromtimestamp(moment_s, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _keys(catalogue: Catalogue, names: tuple[str, ...], how: str = "one by number") -> list[int]:
-    """Return the groups these ids or keys stand for; ``how`` to tell one of several.
-
-    Raises
-    ------
-    UsageError
-        There is none, or an id stands for several.
-    """
-    keys = []
-    for name in names:
-        found = groups.find_groups(catalogue, name)
-        if not found:
-            raise UsageError(f"{name}: there is no such group; see 'contimg-dask groups'")
-        if len(found) > 1:
-            which = "; ".join(f"{row.key} in {row.output_dir}" for row in found)
-            raise UsageError(f"{name} stands for {len(found)} groups: give {how}: {which}")
-        keys.append(found[0].key)
-    return keys
-
-
 def _answer(as_json: bool, text: str, **facts: Any) -> None:
     if as_json:
         click.echo(json.dumps({"schema": "contimg-dask.steer/1", **facts}, indent=1))
@@ -126,11 +106,13 @@ def _answer(as_json: bool, text: str, **facts: Any) -> None:
     help="With --all: only these states.",
     type=click.Choice(["failed", "quarantined", "cancelled", "removed"]),
 )
+@click.option("--reason", metavar="CODE", help="With --all: only those with this reason code.")
 @shared(_CATALOGUE_OPTIONS)
 def retry_command(
     names: tuple[str, ...],
     everything: bool,
     states: tuple[State, ...],
+    reason: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -141,15 +123,11 @@ def retry_command(
     \b
     contimg-dask retry 2025-10-05T03:12:06
     contimg-dask retry --all
+    contimg-dask retry --all --reason no-space
     contimg-dask retry --all --state removed
     """  # fmt: skip
     with opened(options) as catalogue:
-        if bool(names) == everything:
-            raise UsageError("give groups, or --all")
-        if states and not everything:
-            raise UsageError("--state goes with --all")
-        keys = None if everything else _keys(catalogue, names)
-        count = queue.retry_groups(catalogue, keys, states=states or None)
+        count = retry(catalogue, names, everything=everything, states=states, reason=reason)
     _answer(as_json, f"{count} group(s) queued again", queued=count)
     sys.exit(EXIT_NOTHING if count == 0 else 0)
 
@@ -173,16 +151,14 @@ def cancel_command(what: str, is_group: bool, as_json: bool, **options: Any) -> 
     """  # fmt: skip
     with opened(options) as catalogue:
         if what.isdecimal() and not is_group:
-            counts = jobs.cancel_job(catalogue, int(what))
-            cancelled, requested = counts.cancelled, counts.requested
+            done = cancel_job(catalogue, int(what))
         else:
-            keys = _keys(catalogue, (what,), "--group and its number")
-            cancelled, requested = queue.cancel_groups(catalogue, keys)
+            done = cancel_group(catalogue, what)
     _answer(
         as_json,
-        f"{cancelled} group(s) cancelled, {requested} being stopped",
-        cancelled=cancelled,
-        requested=requested,
+        f"{done.cancelled} group(s) cancelled, {done.requested} being stopped",
+        cancelled=done.cancelled,
+        requested=done.requested,
     )
 
 
@@ -227,9 +203,7 @@ def undrain_command(node: str, as_json: bool, **options: Any) -> None:
 
 def _set_draining(node: str, draining: bool, as_json: bool, options: dict[str, Any]) -> None:
     with opened(options) as catalogue:
-        if not nodes.set_draining(catalogue, node, draining):
-            known = ", ".join(row.name for row in nodes.list_nodes(catalogue)) or "none yet"
-            raise UsageError(f"{node}: the dispatcher has seen no such node; known: {known}")
+        set_draining(catalogue, node, draining)
     _answer(
         as_json, f"{node} is {'draining' if draining else 'active'}", node=node, draining=draining
     )

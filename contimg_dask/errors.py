@@ -47,6 +47,12 @@ class UsageError(ContimgError):
     code = "usage"
 
 
+class NotFoundError(UsageError):
+    """There is no such thing."""
+
+    code = "not-found"
+
+
 class InputError(ContimgError):
     """An input file cannot be used."""
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import time
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,16 @@ from contimg_dask.catalogue.records import ProductRow, QueuedGroup
 from contimg_dask.copying import allocated_bytes
 from contimg_dask.model import ConversionPlan, Product
 from contimg_dask.publishing.manifest import MANIFEST_NAME, pointing_in, read_manifest
+
+COLUMNS = tuple(field.name for field in fields(ProductRow))
+
+
+def csv_of(rows: Iterable[ProductRow]) -> str:
+    """Return products as CSV, with a first line of names."""
+    text = io.StringIO()
+    table = ([getattr(row, column) for column in COLUMNS] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *table])
+    return text.getvalue()
 
 
 def row_of_product(queued: QueuedGroup, plan: ConversionPlan, product: Product) -> ProductRow:

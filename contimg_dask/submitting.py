@@ -24,7 +24,7 @@ from contimg_dask.model import Group, Kind, Reason
 from contimg_dask.planning import is_convertible, options_of
 from contimg_dask.settings import Settings
 
-_OF_THE_DISPATCHER = frozenset(
+NOT_OF_A_JOB = frozenset(
     {
         "workers",
         "scheduler",
@@ -42,9 +42,15 @@ _OF_THE_DISPATCHER = frozenset(
         "retry_delay_s",
         "stop_timeout_s",
         "dispatcher_lease_s",
+        "api_host",
+        "api_port",
+        "api_names",
+        "api_token_file",
+        "input_roots",
+        "output_roots",
     }
 )
-"""Settings of the process that dispatches; all others go with the job that was submitted."""
+"""Settings of a process, not of a job; all others go with the job that was submitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +122,7 @@ def _new_job(backlog: Backlog, candidates: int) -> NewJob:
 
 def job_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings that go with a job, as plain JSON types."""
-    return {
-        name: value for name, value in asdict(settings).items() if name not in _OF_THE_DISPATCHER
-    }
+    return {name: value for name, value in asdict(settings).items() if name not in NOT_OF_A_JOB}
 
 
 def _submitter() -> str:

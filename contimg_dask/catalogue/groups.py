@@ -19,7 +19,7 @@ from contimg_dask.catalogue.rows import (
     queued_of,
 )
 from contimg_dask.catalogue.tables import attempts, groups, jobs, jobs_groups
-from contimg_dask.errors import UsageError
+from contimg_dask.errors import NotFoundError
 from contimg_dask.lifecycle import State
 
 __all__ = [
@@ -41,14 +41,14 @@ def get_group(catalogue: Catalogue, key: int) -> QueuedGroup:
 
     Raises
     ------
-    UsageError
+    NotFoundError
         There is none of this key, or it was found on disk and its files are not known.
     """
     query = select(*queued_columns).select_from(queued_from).where(groups.c.key == key)
     with catalogue.reading() as connection:
         row = connection.execute(query.where(groups.c.job_id.is_not(None))).mappings().first()
     if row is None:
-        raise UsageError(
+        raise NotFoundError(
             f"there is no group {key} with known files in {catalogue.url_shown}: submit the "
             f"directory that has them"
         )
@@ -60,12 +60,12 @@ def get_row(catalogue: Catalogue, key: int) -> GroupRow:
 
     Raises
     ------
-    UsageError
+    NotFoundError
         There is none of this key.
     """
     found = _rows(catalogue, select(groups).where(groups.c.key == key))
     if not found:
-        raise UsageError(
+        raise NotFoundError(
             f"there is no group {key} in {catalogue.url_shown}: see 'contimg-dask groups'"
         )
     return found[0]

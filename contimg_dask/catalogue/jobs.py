@@ -15,7 +15,7 @@ from contimg_dask.catalogue.opening import Catalogue
 from contimg_dask.catalogue.records import CancelledCounts, Job, JobState, NewJob
 from contimg_dask.catalogue.rows import job_of, reason_columns, storable
 from contimg_dask.catalogue.tables import groups, jobs, jobs_groups
-from contimg_dask.errors import UsageError
+from contimg_dask.errors import NotFoundError
 from contimg_dask.lifecycle import OPEN, State
 from contimg_dask.model import Reason
 
@@ -48,7 +48,7 @@ def get_job(catalogue: Catalogue, job_id: int) -> Job:
 
     Raises
     ------
-    UsageError
+    NotFoundError
         There is none of this id.
     """
     with catalogue.reading() as connection:
@@ -112,7 +112,7 @@ def cancel_job(catalogue: Catalogue, job_id: int) -> CancelledCounts:
 
     Raises
     ------
-    UsageError
+    NotFoundError
         There is no such job.
     """
     with catalogue.writing() as connection:
@@ -158,7 +158,7 @@ def is_job_done(catalogue: Catalogue, job_id: int) -> bool:
 def _row(connection: Connection, job_id: int, shown: str) -> Any:
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
     if row is None:
-        raise UsageError(f"there is no job {job_id} in {shown}: see 'contimg-dask status'")
+        raise NotFoundError(f"there is no job {job_id} in {shown}: see 'contimg-dask status'")
     return row
 
 

@@ -22,7 +22,7 @@ from contimg_dask.catalogue.tables import control, leases
 from contimg_dask.errors import CatalogueError
 from contimg_dask.model import Owner
 
-_PAUSED = "paused"
+_PAUSED, _LOG_LEVEL = "paused", "log-level"
 
 
 class LeaseHeldError(CatalogueError):
@@ -154,6 +154,23 @@ def paused(catalogue: Catalogue) -> Pause | None:
         query = select(control.c.value).where(control.c.name == _PAUSED)
         value = connection.execute(query).scalar()
     return None if value is None else Pause(**value)
+
+
+def set_log_level(catalogue: Catalogue, level: str | None, *, by: str) -> None:
+    """Have services log from this level on; None as they were started. Safe to call twice."""
+    with catalogue.writing() as connection:
+        connection.execute(delete(control).where(control.c.name == _LOG_LEVEL))
+        if level is not None:
+            value = {"level": level, "by": by, "since_s": time.time()}
+            connection.execute(insert(control).values(name=_LOG_LEVEL, value=value))
+
+
+def log_level(catalogue: Catalogue) -> str | None:
+    """Return the level that services are to log from; None as they were started."""
+    with catalogue.reading() as connection:
+        query = select(control.c.value).where(control.c.name == _LOG_LEVEL)
+        value = connection.execute(query).scalar()
+    return None if value is None else str(value["level"])
 
 
 def _lease_of(row: Row) -> Lease:

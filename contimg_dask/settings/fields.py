@@ -208,3 +208,42 @@ class Settings:
             minimum=0,
         ),
     )
+    api_host: str = field(
+        default="127.0.0.1",
+        metadata=_takes("IP address that the web interface listens on", option="--host"),
+    )
+    api_port: int = field(
+        default=8790, metadata=_takes("its port", minimum=1, maximum=65535, option="--port")
+    )
+    api_names: str | None = field(
+        default=None,
+        metadata=_takes(
+            "host names, divided by commas, by which browsers may call it besides its address; "
+            "none: only the loopback's"
+        ),
+    )
+    api_token_file: str | None = field(
+        default=None,
+        metadata=_takes(
+            "file with the token that whoever changes something there has to know; none: nothing "
+            "can be changed",
+            form="path",
+            option="--token-file",
+        ),
+    )
+    input_roots: str | None = field(
+        default=None,
+        metadata=_takes(
+            "directories, divided by colons, below which a job of the web interface may read; "
+            "none: it takes no jobs",
+            form="paths",
+        ),
+    )
+    output_roots: str | None = field(
+        default=None,
+        metadata=_takes(
+            "directories, divided by colons, below which it may show products, and have jobs "
+            "write; none: it takes no jobs, and shows those of every known OUTPUT",
+            form="paths",
+        ),
+    )

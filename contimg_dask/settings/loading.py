@@ -32,6 +32,7 @@ _ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _FORMS = {
     None: "a text that is not empty",
     "path": "an absolute path",
+    "paths": "absolute paths, divided by colons",
     "size": "a size such as 4GiB",
     "address": "HOST:PORT",
     "mode": "octal permissions with u=rw at least, such as 664",
@@ -244,13 +245,15 @@ def _within_limits(name: str, value: Any) -> bool:
     if choices := _choices(name):
         return value in choices
     if "minimum" in limits:
-        return bool(value >= limits["minimum"])
+        return bool(limits["minimum"] <= value <= limits.get("maximum", value))
     return _well_formed(limits.get("form"), value) if isinstance(value, str) else True
 
 
 def _well_formed(form: str | None, text: str) -> bool:
     if form == "path":
         return Path(text).is_absolute()
+    if form == "paths":
+        return all(Path(part).is_absolute() for part in text.split(":"))
     if form == "size":
         return _SIZE.fullmatch(text) is not None and size_bytes(text) > 0
     if form == "mode":
@@ -281,6 +284,8 @@ def _allowed(name: str) -> str:
         text = "true | false"
     elif int in kinds:
         text = f"a whole number of at least {limits['minimum']}"
+        if "maximum" in limits:
+            text = f"a whole number from {limits['minimum']} to {limits['maximum']}"
     else:
         text = _FORMS[limits.get("form")]
     return f"{text}, or none" if type(None) in kinds else text
