@@ -76,6 +76,7 @@ class Tab:
         self._connection = connection
         self._session: str | None = None
         self._sent = 0
+        self.requests: list[str] = []
 
     async def _do(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._sent += 1
@@ -85,13 +86,17 @@ class Tab:
         await self._connection.write_message(json.dumps(order))
         while True:
             answer = json.loads(await self._connection.read_message() or "{}")
+            if answer.get("method") == "Network.requestWillBeSent":
+                self.requests.append(answer["params"]["request"]["url"])
             if answer.get("id") == self._sent:
                 assert "error" not in answer, answer
                 result: dict[str, Any] = answer["result"]
                 return result
 
-    async def open(self, url: str, width: int, height: int) -> None:
-        """Open a page on a screen of this size."""
+    async def open(
+        self, url: str, width: int, height: int, *, scheme: str = "light", script: bool = True
+    ) -> None:
+        """Open a page on a screen of this size; from then on ``requests`` lists what it asks for."""
         target = await self._do("Target.createTarget", url="about:blank")
         attached = await self._do(
             "Target.attachToTarget", targetId=target["targetId"], flatten=True
@@ -101,6 +106,10 @@ class Tab:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        await self._do("Emulation.setEmulatedMedia", features=features)
+        await self._do("Emulation.setScriptExecutionDisabled", value=not script)
+        await self._do("Network.enable")
         await self._do("Page.navigate", url=url)
 
     async def evaluate(self, expression: str) -> Any:
@@ -108,9 +117,35 @@ class Tab:
         found = await self._do("Runtime.evaluate", expression=expression, returnByValue=True)
         return found["result"].get("value")
 
-    async def picture(self) -> bytes:
-        """Return what is on the screen, as PNG."""
-        found = await self._do("Page.captureScreenshot", format="png")
+    async def press(self, key: str, code: int = 0, text: str = "") -> None:
+        """Press a key and let it go; ``code`` is its number in Windows, ``text`` what it types."""
+        more = {"text": text} if text else {}
+        down = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        await self._do("Input.dispatchKeyEvent", type="keyDown", **down, **more)
+        await self._do("Input.dispatchKeyEvent", type="keyUp", **down)
+
+    async def type(self, text: str) -> None:
+        """Type a text into what has the focus."""
+        await self._do("Input.insertText", text=text)
+
+    async def until(self, expression: str, patience_s: float = _PATIENCE_S) -> Any:
+        """Return the value of an expression as soon as it is true."""
+        deadline_s = time.monotonic() + patience_s
+        while not (value := await self.evaluate(expression)):
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"never true: {expression}; {await self.evaluate(TEXT)}")
+            await asyncio.sleep(0.1)
+        return value
+
+    async def picture(self, *, whole: bool = False) -> bytes:
+        """Return what is on the screen, or the whole page, as PNG."""
+        more = {}
+        if whole:
+            height = await self.evaluate("document.documentElement.scrollHeight")
+            width = await self.evaluate("document.documentElement.clientWidth")
+            clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+            more = {"clip": clip, "captureBeyondViewport": True}
+        found = await self._do("Page.captureScreenshot", format="png", **more)
         return base64.b64decode(found["data"])
 
 
@@ -141,6 +176,11 @@ async def _look(
     await asyncio.sleep(0.5)  # the plot is drawn after the text
     scrolled = await tab.evaluate("document.documentElement.scrollWidth")
     return text, await tab.picture(), int(scrolled)
+
+
+async def new_tab(address: str) -> Tab:
+    """Return a tab of an open browser, by its address."""
+    return Tab(await websocket_connect(address, max_message_size=64 * 2**20))
 
 
 def look_at(

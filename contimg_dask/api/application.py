@@ -19,7 +19,6 @@ from contimg_dask.api.context import Context
 from contimg_dask.api.documents import written
 from contimg_dask.api.feed import EventFeed
 from contimg_dask.api.guarding import Guard
-from contimg_dask.api.logs import apply_log_level
 from contimg_dask.api.metrics import Metrics
 from contimg_dask.api.night import Night, see
 from contimg_dask.api.refusals import problem, problem_of
@@ -28,6 +27,7 @@ from contimg_dask.api.tokens import Tokens
 from contimg_dask.catalogue.leases import log_level
 from contimg_dask.catalogue.opening import Catalogue
 from contimg_dask.errors import ContimgError
+from contimg_dask.log_levels import logged_from
 from contimg_dask.settings import Settings
 from contimg_dask.status import Status, look
 
@@ -102,7 +102,7 @@ def make_application(context: Context) -> Guard:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
     anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
-    apply_log_level(log_level(context.catalogue))
+    logged_from(log_level(context.catalogue), None)
     await context.feed.start()
     yield
     context.feed.close()

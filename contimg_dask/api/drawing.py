@@ -136,7 +136,7 @@ def latency(
         said=said,
         dots=dots,
         x_ticks=_x_ticks(begins),
-        y_ticks=_y_ticks(top, " s"),
+        y_ticks=_y_ticks(top, ""),
         line_y=_y(limit_s, top) if limit_s <= top else None,
         line_text=f"{limit_s:.0f} s",
     )

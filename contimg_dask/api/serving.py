@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -11,7 +12,6 @@ import uvicorn
 from contimg_dask.api.application import make_application, make_context
 from contimg_dask.api.guarding import is_loopback
 from contimg_dask.api.listening import ImpatientProtocol
-from contimg_dask.api.logs import set_up_logs
 from contimg_dask.catalogue.opening import Catalogue
 from contimg_dask.errors import UsageError
 from contimg_dask.settings import Settings
@@ -50,7 +50,10 @@ def serve(
         It cannot listen there, or may not; the token file cannot be used.
     """
     _check_host(settings, allow_remote_reads)
-    set_up_logs()
+    # Requests are not logged, and so no token is.
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     context = make_context(catalogue, settings)
     listening = _listen(settings.api_host, port)
     config = uvicorn.Config(

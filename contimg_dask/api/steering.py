@@ -19,11 +19,11 @@ from contimg_dask.api.answers import (
     Submitted,
 )
 from contimg_dask.api.context import Here, HereWithToken
-from contimg_dask.api.logs import apply_log_level
 from contimg_dask.api.reading import PROBLEMS
 from contimg_dask.catalogue import leases
 from contimg_dask.catalogue.jobs import add_job
 from contimg_dask.errors import UsageError
+from contimg_dask.log_levels import logged_from
 from contimg_dask.naming import moment_to_mjd
 from contimg_dask.settings import Settings, check_value
 from contimg_dask.status import DISPATCHER
@@ -157,8 +157,9 @@ def set_log_level(
     context: HereWithToken, request: Request, body: asked.LogLevelBody
 ) -> LogLevelNow:
     """Have dispatcher and web interface log from this level on, within seconds."""
+    now = leases.log_level(context.catalogue)
     leases.set_log_level(context.catalogue, body.level, by=_who(request))
-    apply_log_level(body.level)
+    logged_from(body.level, now)
     return LogLevelNow(level=body.level)
 
 

@@ -137,16 +137,20 @@ def _of_failures(status: Status, recent: Sequence[RecentGroup]) -> Iterator[Find
 
 
 def _of_nodes(status: Status) -> Iterator[Finding]:
-    now_s = status.overview.time_s
+    now_s, gone = status.overview.time_s, []
     for node in status.nodes:
         age_s = now_s - node.last_seen_s
-        if _NODE_LOST_AFTER_S < age_s < _NODE_FORGOTTEN_AFTER_S and status.dispatcher is not None:
-            yield Finding(level="look", text=f"Node {node.name} was last seen {span(age_s)} ago.")
+        if _NODE_LOST_AFTER_S < age_s < _NODE_FORGOTTEN_AFTER_S:
+            gone.append(node.name)
         for tier in tiers_of(node):
             if tier.is_nearly_full and age_s < _NODE_LOST_AFTER_S:
                 yield Finding(
                     level="look", text=f"Staging in {tier.name} of node {node.name} is nearly full."
                 )
+    # Without a dispatcher nobody looks for nodes.
+    if gone and status.dispatcher is not None:
+        nodes = "Node" if len(gone) == 1 else "Nodes"
+        yield Finding(level="look", text=f"{nodes} not seen for a minute: {', '.join(gone)}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
 
 from contimg_dask.batch import open_cluster
 from contimg_dask.convert import convert_in_order, recipe
@@ -71,6 +73,11 @@ class Connection:
         """Number of workers by node."""
         cluster = self._cluster
         return {} if cluster is None else dict(cluster.nodes)
+
+    def staging(self, node: str) -> dict[str, Any]:
+        """Return how a node's tiers stood when it was last asked, as plain JSON types."""
+        tiers = () if self._nodes is None else self._nodes.tiers(node)
+        return {"tiers": [asdict(tier) for tier in tiers]}
 
     def present(self) -> set[str]:
         """Ask which nodes are there this very moment: a group may be given up for one that is not."""

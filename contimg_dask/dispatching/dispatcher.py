@@ -15,7 +15,7 @@ from typing import Any
 
 from contimg_dask.catalogue import nodes as known_nodes
 from contimg_dask.catalogue import queue
-from contimg_dask.catalogue.leases import paused
+from contimg_dask.catalogue.leases import log_level, paused
 from contimg_dask.catalogue.opening import Catalogue, CatalogueError
 from contimg_dask.catalogue.records import QueuedGroup
 from contimg_dask.dispatching.absence import Later
@@ -29,6 +29,7 @@ from contimg_dask.dispatching.recovery import recover
 from contimg_dask.dispatching.retrying import MOST_ATTEMPTS
 from contimg_dask.errors import CancelledError, ContimgError, SchedulerLostError
 from contimg_dask.execution.runner import Completion
+from contimg_dask.log_levels import logged_from
 from contimg_dask.model import Attempt, Owner, Publication, Reason
 from contimg_dask.settings import Settings
 from contimg_dask.staging.owners import current_owner
@@ -89,6 +90,7 @@ class Dispatcher:
         self._predecessors: tuple[Owner, ...] = ()
         self._token = ""
         self._sequence = 0
+        self._log_level: str | None = None
         self._state = "starting"
 
     def facts(self) -> dict[str, Any]:
@@ -180,12 +182,13 @@ class Dispatcher:
             self._later.clear()  # it may be the one that groups wait for
         self._there = there.keys()
         for name, workers in there.items():
-            known_nodes.seen(self._catalogue, name, workers, {})
+            known_nodes.seen(self._catalogue, name, workers, self._connection.staging(name))
         self._draining = known_nodes.draining_names(self._catalogue)
         doomed = queue.cancel_requests(self._catalogue)
         for name, claim in self._claims.items():
             if claim.queued.key in doomed:
                 self._connection.give_up(name, CancelledError())
+        self._log_level = logged_from(log_level(self._catalogue), self._log_level)
         self._give_back_unknown()
         self._connection.sweep(self._preparer.staging_roots(), self._predecessors)
 

@@ -11,7 +11,7 @@ from contimg_dask.discovery import Discovered, discover
 from contimg_dask.execution.node import own_tier, staging_roots, this_node
 from contimg_dask.model import Owner, Tier
 from contimg_dask.staging.records import AttemptRecord, locked_root
-from contimg_dask.staging.reserving import room_in
+from contimg_dask.staging.reserving import TierUsage, usage_of
 from contimg_dask.staging.sweeping import sweep
 
 
@@ -20,29 +20,34 @@ class Measured:
     """What a node says of itself.
 
     ``room_bytes`` is what each tier can still promise, by the staging directory that was asked for,
-    without those that cannot be used there; ``reduces`` whether groups whose parts come from other
-    nodes may be reduced there.
+    without those that cannot be used there; ``tiers`` how they stand; ``reduces`` whether groups
+    whose parts come from other nodes may be reduced there.
     """
 
     room_bytes: Mapping[str, int]
     reduces: bool
+    tiers: tuple[TierUsage, ...] = ()
 
 
 def measure(tiers: tuple[Tier, ...]) -> Measured:
     """Return what there is to know of this node before it is given a group."""
     node = this_node()
-    return Measured(room_bytes=_room_in(tiers), reduces=node is None or node.role != "stage")
+    usage = _usage_of(tiers)
+    return Measured(
+        room_bytes={root: tier.free_bytes for root, tier in usage.items()},
+        reduces=node is None or node.role != "stage",
+        tiers=tuple({tier.root: tier for tier in usage.values()}.values()),
+    )
 
 
-def _room_in(tiers: tuple[Tier, ...]) -> dict[str, int]:
-    room: dict[str, int] = {}
+def _usage_of(tiers: tuple[Tier, ...]) -> dict[str, TierUsage]:
+    usage: dict[str, TierUsage] = {}
     for asked in tiers:
         tier = own_tier(asked)
         with contextlib.suppress(OSError):
             with locked_root(tier.root, shared_between_users=tier.name != "destination"):
-                usable, outstanding = room_in(tier)
-            room[asked.root] = max(0, usable - outstanding)
-    return room
+                usage[asked.root] = usage_of(tier)
+    return usage
 
 
 def sweep_given_up(

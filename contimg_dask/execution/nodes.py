@@ -18,6 +18,7 @@ from contimg_dask.errors import ClusterError, ContimgError
 from contimg_dask.execution.cluster import Cluster, hosts
 from contimg_dask.execution.node_steps import Measured, discover_here, measure, sweep_given_up
 from contimg_dask.model import Owner, Tier
+from contimg_dask.staging.reserving import TierUsage
 
 _HIGH_PRIORITY = 1_000_000_000
 _PATIENCE_S = 120.0
@@ -56,6 +57,12 @@ class Nodes:
         self._hear()
         measured = self._measured.get(node)
         return None if measured is None else measured.room_bytes.get(tier.root)
+
+    def tiers(self, node: str) -> tuple[TierUsage, ...]:
+        """Return how a node's tiers stood when it was last asked; none if it never answered."""
+        self._hear()
+        measured = self._measured.get(node)
+        return () if measured is None else measured.tiers
 
     def reduces(self, node: str) -> bool:
         """Tell whether a node reduces groups of several nodes; not before it has said so."""
