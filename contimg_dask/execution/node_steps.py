@@ -44,9 +44,12 @@ def _usage_of(tiers: tuple[Tier, ...]) -> dict[str, TierUsage]:
     usage: dict[str, TierUsage] = {}
     for asked in tiers:
         tier = own_tier(asked)
-        with contextlib.suppress(OSError):
-            with locked_root(tier.root, shared_between_users=tier.name != "destination"):
-                usage[asked.root] = usage_of(tier)
+        between_users = tier.name != "destination"
+        with (
+            contextlib.suppress(OSError),
+            locked_root(tier.root, shared_between_users=between_users),
+        ):
+            usage[asked.root] = usage_of(tier)
     return usage
 
 
