@@ -75,6 +75,7 @@ class Tab:
     def __init__(self, connection: WebSocketClientConnection) -> None:
         self._connection = connection
         self._session: str | None = None
+        self._target = ""
         self._sent = 0
         self.requests: list[str] = []
 
@@ -101,7 +102,7 @@ class Tab:
         attached = await self._do(
             "Target.attachToTarget", targetId=target["targetId"], flatten=True
         )
-        self._session = attached["sessionId"]
+        self._session, self._target = attached["sessionId"], target["targetId"]
         await self._do(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
@@ -116,6 +117,12 @@ class Tab:
         """Return the value of a JavaScript expression in the page."""
         found = await self._do("Runtime.evaluate", expression=expression, returnByValue=True)
         return found["result"].get("value")
+
+    async def close(self) -> None:
+        """Close it, and with it the connections that its page holds."""
+        self._session = None
+        await self._do("Target.closeTarget", targetId=self._target)
+        self._connection.close()
 
     async def press(self, key: str, code: int = 0, text: str = "") -> None:
         """Press a key and let it go; ``code`` is its number in Windows, ``text`` what it types."""

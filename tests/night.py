@@ -76,6 +76,21 @@ def arrived(catalogue: Catalogue, found: Sequence[Group], **about: Any) -> list[
     return [one.key for one in taken if one.key is not None]
 
 
+def token_of(catalogue: Catalogue) -> str:
+    """Return the token of the dispatcher there is."""
+    lease = leases.current(catalogue, "dispatcher")
+    assert lease is not None
+    return lease.token
+
+
+def begun(catalogue: Catalogue, token: str, key: int, node: str = NODES[0]) -> str:
+    """Have a queued group worked on; return the attempt."""
+    row = groups.get_row(catalogue, key)
+    attempt = f"{row.id}.{row.attempts + 1}.{key:08x}"
+    assert queue.begin_attempt(catalogue, token, key, attempt, number=1, node=node)
+    return attempt
+
+
 def ended(
     catalogue: Catalogue,
     token: str,
@@ -85,11 +100,11 @@ def ended(
     reason: Reason | None = None,
     quarantine: bool = False,
     total_s: float = 40.0,
+    is_begun: bool = False,
 ) -> None:
     """Work on a queued group until it is published, or set aside for a reason."""
     row = groups.get_row(catalogue, key)
-    attempt = f"{row.id}.{row.attempts + 1}.{key:08x}"
-    assert queue.begin_attempt(catalogue, token, key, attempt, number=1, node=node)
+    attempt = str(row.attempt) if is_begun else begun(catalogue, token, key, node)
     if reason is not None:
         queue.fail(catalogue, key, attempt, reason, quarantine=quarantine, seconds={})
         return
@@ -160,7 +175,7 @@ def fill_night(
         shifted(catalogue, key, start_s + CADENCE_S + latency_s, latency_s)
         found["published" if reason is None else "failed"].append(key)
     for key, node in zip(keys[-2:], NODES, strict=False):
-        assert queue.begin_attempt(catalogue, token, key, f"run-{key}", number=1, node=node)
+        begun(catalogue, token, key, node)
         found["running"].append(key)
     backlog = [group_starting(now_s - 40 * 86400.0 + 310.0 * number) for number in range(5)]
     found["queued"] = arrived(catalogue, backlog, label="week 40", output_dir="/data/backlog")

@@ -11,7 +11,9 @@ import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from contimg_dask.api import health, pages, reading, steering
 from contimg_dask.api.caching import Remembered
@@ -127,7 +129,19 @@ def _http(request: Request, error: Exception) -> Response:
     answer: JSONResponse = problem(error.status_code, code, str(error.detail))
     for name, text in (error.headers or {}).items():
         answer.headers[name] = text
+    if error.status_code == 405:
+        answer.headers["allow"] = ", ".join(_methods(request))
     return pages.shown(request, answer)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what may be done with a path: its routes know of one method each."""
+    routes = [
+        route
+        for route in request.app.routes
+        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is not Match.NONE
+    ]
+    return sorted({method for route in routes for method in route.methods})
 
 
 def _unexpected(request: Request, error: Exception) -> Response:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from contimg_dask.api.refusals import problem
 
 LARGEST_BODY_BYTES = 64 * 1024
-BODY_TIMEOUT_S = 10.0
+BODY_TIMEOUT_S = 5.0
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})

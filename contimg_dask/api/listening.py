@@ -9,7 +9,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_TIMEOUT_S = 10.0
+HEAD_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
 
 

@@ -21,6 +21,12 @@ class WrongTokenError(UsageError):
     code = "token-wrong"
 
 
+class TokenFileError(UsageError):
+    """The token file cannot be used."""
+
+    code = "token-file"
+
+
 class ReadOnlyError(UsageError):
     """Nothing can be changed, because there is no token: start with --token-file."""
 
@@ -42,6 +48,7 @@ class BusyError(ContimgError):
 STATUS_OF: dict[type[ContimgError], int] = {
     TokenError: 401,
     WrongTokenError: 401,
+    TokenFileError: 503,
     ReadOnlyError: 403,
     OutsideRootsError: 403,
     NotFoundError: 404,

@@ -116,6 +116,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(_BACKLOG)  # whoever is told of it can connect
     except OSError as error:
         listening.close()
         raise UsageError(

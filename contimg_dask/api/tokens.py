@@ -8,8 +8,7 @@ import stat
 import threading
 from pathlib import Path
 
-from contimg_dask.api.refusals import ReadOnlyError, TokenError, WrongTokenError
-from contimg_dask.errors import UsageError
+from contimg_dask.api.refusals import ReadOnlyError, TokenError, TokenFileError, WrongTokenError
 
 SHORTEST = 16
 """Characters; what is shorter could be guessed."""
@@ -27,7 +26,7 @@ class Tokens:
 
     Raises
     ------
-    UsageError
+    TokenFileError
         The file cannot be used.
     """
 
@@ -51,7 +50,7 @@ class Tokens:
         ------
         ReadOnlyError, TokenError, WrongTokenError
             There is no token, none was sent, or a wrong one.
-        UsageError
+        TokenFileError
             The file cannot be used any more.
         """
         if self._path is None:
@@ -73,24 +72,22 @@ class Tokens:
                         self._token = _token_in(path, found, file.read(_LONGEST_BYTES))
                         self._seen = seen
             except OSError as error:
-                raise UsageError(
-                    f"{path}: the token file cannot be read ({error.strerror})", code="token-file"
+                raise TokenFileError(
+                    f"{path}: the token file cannot be read ({error.strerror})"
                 ) from error
             return self._token
 
 
 def _token_in(path: Path, found: os.stat_result, content: bytes) -> bytes:
     if not stat.S_ISREG(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o077:
-        raise UsageError(
+        raise TokenFileError(
             f"{path}: others than its owner may use the token file (mode "
             f"{stat.S_IMODE(found.st_mode):03o}): chmod 600 it, and write a new token into it",
-            code="token-file",
         )
     token = content.partition(b"\n")[0].strip()
     if len(token) < SHORTEST:
-        raise UsageError(
+        raise TokenFileError(
             f"{path}: the token has {len(token)} characters, and needs {SHORTEST} at least, in the "
             f"first line: openssl rand -hex 32",
-            code="token-file",
         )
     return token

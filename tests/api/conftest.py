@@ -10,13 +10,13 @@ import pytest
 from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from tests.api.site import Site, serving
 from tests.night import fill_night
+from tests.reference import memory_directory
 
 
 @pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogue]:
-    """A catalogue that holds some hours of a night."""
-    path = tmp_path_factory.mktemp("catalogue") / "catalogue.sqlite"
-    with open_catalogue(str(path)) as opened:
+def catalogue() -> Iterator[Catalogue]:
+    """A catalogue in memory, for all tests of a file."""
+    with memory_directory() as path, open_catalogue(str(path / "catalogue.sqlite")) as opened:
         yield opened
 
 

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ import pytest
 from contimg_dask.catalogue.jobs import list_jobs
 from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from tests.api.site import TOKEN, Site, serving
+from tests.postgres import Server
+from tests.postgres import postgres as postgres  # the fixture
 from tests.services import COMMAND
 
 Night = dict[str, list[int]]
@@ -81,8 +83,8 @@ def test_no_job_reads_or_writes_outside_of_the_roots(
         body = {"input_dir": input_dir, "output_dir": output_dir}
         found = site.ask("POST", "/api/v1/jobs", body, token=TOKEN)
         assert (found.status, found.json["code"]) == (403, "outside-roots"), body
-    for name, value in (("scratch_dir", "/etc"), ("tmpfs_path", "/etc"), ("on_published", "id"),
-                        ("event_log", "/tmp/x"), ("catalogue", "/tmp/x"), ("api_host", "::")):  # fmt: skip
+    own = {"on_published": "id", "event_log": "/x", "catalogue": "/x", "api_host": "::"}
+    for name, value in {**own, "scratch_dir": "/etc", "tmpfs_path": "/etc"}.items():
         body = {"input_dir": good_in, "output_dir": good_out, "options": {name: value}}
         found = site.ask("POST", "/api/v1/jobs", body, token=TOKEN)
         assert (found.status, found.json["code"]) == (400, "usage"), name
@@ -154,14 +156,15 @@ def test_a_giant_body_is_not_taken_in(site: Site) -> None:
     )
     piece = b"%x\r\n%s\r\n" % (70_000, giant[:70_000])
     assert b" 413 " in raw(site, chunked, piece)
-    long_head = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + giant[:100_000] + b"\r\n\r\n"
-    assert b" 400 " in raw(site, long_head)
+    with suppress(ConnectionError):  # closed before all of it was sent
+        assert b" 400 " in raw(site, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ", giant)
+    assert site.get("/healthz") == {"ok": True}
 
 
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "evil.example:8790", "127.0.0.1.evil.example", "127.0.0.1@evil.example",
-     "0.0.0.0", "2130706433", "", "localhost.", "[::1", "127.0.0.1/x"],
+     "10.0.0.1", "2130706433", "", "localhost.", "[::1", "127.0.0.1/x"],
 )  # fmt: skip
 def test_another_name_is_not_ours(site: Site, host: str) -> None:
     for path in ("/", "/api/v1/status", "/metrics", "/static/page.js"):
@@ -331,18 +334,22 @@ def test_a_port_that_is_taken_is_said(site: Site) -> None:
     assert "cannot listen" in refused("--port", str(site.port), "--catalogue", site.catalogue)
 
 
-def test_a_catalogue_that_goes_away_is_said_and_comes_back(tmp_path: Path) -> None:
-    path = tmp_path / "own.sqlite"
-    open_catalogue(str(path)).close()
-    with serving(tmp_path / "site", str(path)) as site:
-        assert site.ask("GET", "/readyz").status == 503  # no dispatcher
-        path.rename(tmp_path / "away.sqlite")
-        for beside in ("-wal", "-shm"):
-            Path(f"{path}{beside}").unlink(missing_ok=True)
-        path.write_bytes(b"no database at all" * 100)
-        deadline_s = time.monotonic() + 20
-        while (found := site.ask("GET", "/api/v1/jobs")).status == 200:
-            assert time.monotonic() < deadline_s
-        assert found.status == 503
-        assert set(found.json) == {"code", "message"}
-        assert site.get("/healthz") == {"ok": True}
+def test_a_catalogue_that_goes_away_is_said_and_comes_back(
+    tmp_path: Path, postgres: Server
+) -> None:
+    url = postgres.empty_database()
+    open_catalogue(url).close()
+    with serving(tmp_path / "site", url) as site:
+        assert site.get("/api/v1/jobs") == {"jobs": []}
+        postgres.stop()
+        try:
+            gone = site.ask("GET", "/api/v1/jobs")
+            assert (gone.status, gone.json["code"]) == (503, "catalogue")
+            assert site.ask("GET", "/").status == 503
+            assert site.ask("GET", "/readyz").json["catalogue"] is False
+            assert site.get("/healthz") == {"ok": True}
+        finally:
+            postgres.start()
+        assert site.get("/api/v1/jobs") == {"jobs": []}
+        assert site.ask("GET", "/").status == 200
+    postgres.drop(url)

@@ -108,12 +108,15 @@ async function refresh() {
   } catch { /* showLink says for how long */ }
   asking = false;
   showLink();
-  if (again) { again = false; soon(); }
+  if (again) { again = false; refresh(); }
 }
 
+// At most so often, however much happens; and once more afterwards, because what the server tells
+// may be a second old.
 function soon() {
-  clearTimeout(soon.timer);
-  soon.timer = setTimeout(refresh, 400);
+  if (!soon.timer) soon.timer = setTimeout(() => { soon.timer = 0; refresh(); }, 400);
+  clearTimeout(soon.last);
+  soon.last = setTimeout(refresh, 1800);
 }
 
 async function send(button) {
@@ -156,6 +159,15 @@ function showToken() {
   form.querySelector("button").textContent = kept ? "Forget" : "Use";
 }
 
+function listen() {
+  if (listen.source) listen.source.close();
+  listen.source = null;
+  if (document.hidden) return;
+  listen.source = new EventSource("/api/v1/events/stream");
+  listen.source.addEventListener("change", soon);
+  listen.source.addEventListener("open", refresh);
+}
+
 function start() {
   const form = document.getElementById("token-form");
   if (form) {
@@ -179,10 +191,10 @@ function start() {
   });
   if (!fragment) return;
   for (const section of main.querySelectorAll(":scope > section[id]")) section.dataset.was = section.innerHTML;
-  const source = new EventSource("/api/v1/events/stream");
-  source.addEventListener("change", soon);
-  source.addEventListener("open", () => { lastSeen = Date.now(); soon(); });
-  setInterval(refresh, EVERY_MS);
+  listen();
+  // A browser has few connections to one server: a tab that nobody looks at keeps none.
+  document.addEventListener("visibilitychange", listen);
+  setInterval(() => { if (!document.hidden) refresh(); }, EVERY_MS);
   setInterval(showLink, 5000);
   showLink();
 }
