@@ -155,9 +155,7 @@ class Desk:
                 Settings(),
                 outcomes=outcomes,
                 preparer=Preparer(self.catalogue, outcomes, self.hear),
-                reader=JobReader(
-                    self.catalogue, self.hear, outcomes.tell, lambda *about: None
-                ),
+                reader=JobReader(self.catalogue, self.hear, outcomes.tell, lambda *about: None),
                 connection=self.cluster,  # type: ignore[arg-type]
                 on_line=self.hear,
             )
