@@ -11,7 +11,9 @@ from contimg_dask.catalogue.opening import open_catalogue
 from contimg_dask.cli_errors import refusals
 from contimg_dask.cli_options import CATALOGUE, CONFIG, settings_of, shared
 from contimg_dask.errors import UsageError
+from contimg_dask.saying import LogLines
 from contimg_dask.settings import catalogue_place
+from contimg_dask.stopping import write_line
 
 _LIBRARIES = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -45,7 +47,7 @@ def api_command(port: int | None, allow_remote_reads: bool, **options: Any) -> N
                 settings,
                 port=settings.api_port if port is None else port,
                 allow_remote_reads=allow_remote_reads,
-                on_line=lambda text: click.echo(text, err=True),
+                on_line=LogLines(settings.log_format, write_line),
             )
 
 

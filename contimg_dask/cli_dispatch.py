@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -14,13 +12,17 @@ from contimg_dask.cli_errors import refusals
 from contimg_dask.cli_options import dispatcher_options, settings_of
 from contimg_dask.dispatching.service import run_dispatcher
 from contimg_dask.offline import use_packaged_tables
+from contimg_dask.saying import LogLines
 from contimg_dask.settings import catalogue_place
+from contimg_dask.stopping import StopSignals, write_line
 
 
 @click.command("dispatch")
 @click.option("--groups-in-flight", type=int, metavar="N", help="At the same time per node [2].")
 @click.option(
+    "--stop-timeout",
     "--stop-timeout-s",
+    "stop_timeout_s",
     type=int,
     metavar="S",
     help="What still runs so long after SIGTERM is given back [60].",
@@ -45,23 +47,5 @@ def dispatch_command(**options: Any) -> None:
             settings,
             stop_asked=lambda: stop.count,
             stop_timeout_s=settings.stop_timeout_s,
-            on_line=say,
+            on_line=LogLines(settings.log_format, write_line),
         )
-
-
-def say(text: str) -> None:
-    """Print a line of a log: the time, then a sentence."""
-    moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    click.echo(f"{moment} {text}", err=True)
-
-
-class StopSignals:
-    """Counts SIGTERM and SIGINT, and interrupts nothing."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._heard)
-
-    def _heard(self, *_: object) -> None:
-        self.count += 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from contimg_dask.catalogue import groups, jobs, leases, nodes, queue, tables
+from contimg_dask.catalogue import groups, jobs, leases, nodes, queue
 from contimg_dask.catalogue.opening import Catalogue
 from contimg_dask.model import Group, Reason
 from contimg_dask.naming import stamp_of_jd
@@ -29,7 +29,11 @@ _UNIX_JD = 2440587.5
 
 
 def dispatched(
-    catalogue: Catalogue, *, state: str = "converting", dashboard: str | None = None
+    catalogue: Catalogue,
+    *,
+    state: str = "converting",
+    held: str | None = None,
+    dashboard: str | None = None,
 ) -> str:
     """Take the dispatcher's lease for an hour; return its token."""
     return leases.acquire(
@@ -37,7 +41,26 @@ def dispatched(
         "dispatcher",
         owner=ME,
         holder="process 4211 on scheduler",
-        facts={"state": state, "dashboard": dashboard, "running": 2, "workers": {}},
+        facts={"state": state, "held": held, "dashboard": dashboard, "running": 2, "workers": {}},
+        lease_s=3600.0,
+        now_s=time.time(),
+        is_dead=lambda owner: True,
+    ).token
+
+
+def followed(catalogue: Catalogue, directory: str = "/data/incoming", **facts: Any) -> str:
+    """Take the lease of a stream for an hour; return its token."""
+    usual = {
+        "input_dir": directory, "state": "watching", "by": "events", "files": 4480,
+        "waiting_files": 0, "collecting": 1, "last_file_s": time.time() - 42.0,
+        "input_free_bytes": 900 * GB,
+    }  # fmt: skip
+    return leases.acquire(
+        catalogue,
+        f"stream {directory}",
+        owner=ME,
+        holder="process 4212 on scheduler",
+        facts=usual | facts,
         lease_s=3600.0,
         now_s=time.time(),
         is_dead=lambda owner: True,
@@ -132,9 +155,7 @@ def ended(
 def shifted(catalogue: Catalogue, key: int, finished_s: float, latency_s: float) -> None:
     """Have a group got its outcome at another time, so long after its last file."""
     values = {"at": finished_s, "key": key, "complete": finished_s - latency_s}
-    sets = "state_since_s = :at, finished_s = :at, queued_s = :complete"
-    if "complete_s" in tables.groups.c:
-        sets += ", complete_s = :complete"
+    sets = "state_since_s = :at, finished_s = :at, queued_s = :complete, complete_s = :complete"
     with catalogue.writing() as connection:
         connection.execute(text(f"UPDATE groups SET {sets} WHERE key = :key"), values)  # noqa: S608
         connection.execute(
@@ -180,4 +201,5 @@ def fill_night(
     backlog = [group_starting(now_s - 40 * 86400.0 + 310.0 * number) for number in range(5)]
     found["queued"] = arrived(catalogue, backlog, label="week 40", output_dir="/data/backlog")
     seen_nodes(catalogue)
+    followed(catalogue)
     return found

@@ -141,7 +141,7 @@ def _methods(request: Request) -> list[str]:
         for route in request.app.routes
         if isinstance(route, APIRoute) and route.matches(request.scope)[0] is not Match.NONE
     ]
-    return sorted({method for route in routes for method in route.methods})
+    return sorted({method for route in routes for method in route.methods or ()})
 
 
 def _unexpected(request: Request, error: Exception) -> Response:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-from contimg_dask.api.verdict import tiers_of
+from contimg_dask.api.verdict import streams_of, tiers_of
 from contimg_dask.catalogue import events
 from contimg_dask.catalogue.opening import Catalogue
 from contimg_dask.catalogue.recent import LiveTimes, RecentGroup, groups_by_key, live_times
@@ -29,6 +29,12 @@ from contimg_dask.status import Status
 BUCKETS_S = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Upper bounds of the histograms [s]; 309 s is what a group takes to be observed."""
 
+_STREAM_FACTS = {
+    "contimg_stream_last_file_timestamp_seconds": "last_file_s",
+    "contimg_stream_waiting_files": "waiting_files",
+    "contimg_stream_collecting_groups": "collecting",
+    "contimg_stream_input_free_bytes": "input_free_bytes",
+}
 _PAGE = 1000
 _MOST_PAGES = 50
 _Kind = Literal["counter", "gauge", "histogram"]
@@ -63,6 +69,12 @@ DECLARED = (
     _declare("contimg_live_published_timestamp_seconds", "gauge", "last publication of a live one"),
     _declare("contimg_dispatcher_up", "gauge", "1 while a dispatcher holds its lease"),
     _declare("contimg_dispatcher_waiting", "gauge", "1 while it waits for cluster, room or output"),
+    _declare("contimg_dispatcher_held", "gauge", "1 while the output holds the queue", "reason"),
+    _declare("contimg_stream_up", "gauge", "1 while a directory is followed", "input"),
+    _declare("contimg_stream_last_file_timestamp_seconds", "gauge", "last new file", "input"),
+    _declare("contimg_stream_waiting_files", "gauge", "files that are not usable yet", "input"),
+    _declare("contimg_stream_collecting_groups", "gauge", "groups that lack files", "input"),
+    _declare("contimg_stream_input_free_bytes", "gauge", "free where files arrive", "input"),
     _declare("contimg_node_workers", "gauge", "worker processes when a node was seen last", "node"),
     _declare("contimg_node_seen_age_seconds", "gauge", "time since a node was seen last", "node"),
     _declare("contimg_node_staging_free_bytes", "gauge", "may still be promised", "node", "tier"),
@@ -220,6 +232,16 @@ def _by_label(status: Status) -> Iterator[tuple[str, tuple[str, ...], float]]:
         yield "contimg_queue_groups", (state,), float(status.overview.counts.get(state, 0))
     for failure in status.overview.failures:
         yield "contimg_failed_groups", (failure.state, failure.code), float(failure.count)
+    held = None if status.dispatcher is None else status.dispatcher.facts.get("held")
+    if held:
+        yield "contimg_dispatcher_held", (str(held),), 1.0
+    for stream in streams_of(status):
+        labels = (stream.input_dir,)
+        yield "contimg_stream_up", labels, float(stream.lease is not None)
+        facts = {} if stream.lease is None else stream.lease.facts
+        for metric, fact in _STREAM_FACTS.items():
+            if isinstance(facts.get(fact), int | float):
+                yield metric, labels, float(facts[fact])
     for node in status.nodes:
         yield "contimg_node_workers", (node.name,), float(node.workers)
         yield "contimg_node_seen_age_seconds", (node.name,), now_s - node.last_seen_s

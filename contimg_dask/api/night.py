@@ -8,7 +8,15 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from contimg_dask.api.drawing import Plot, hours_until, latency, throughput
-from contimg_dask.api.verdict import GROUP_S, TierBar, Verdict, judge, tiers_of
+from contimg_dask.api.verdict import (
+    GROUP_S,
+    Stream,
+    TierBar,
+    Verdict,
+    judge,
+    streams_of,
+    tiers_of,
+)
 from contimg_dask.catalogue.groups import list_groups
 from contimg_dask.catalogue.opening import Catalogue
 from contimg_dask.catalogue.overview import FailureLine, RunningLine
@@ -79,6 +87,7 @@ class Night:
     latency_is_live: bool
     nodes: tuple[NodeLine, ...]
     failed: tuple[Failed, ...]
+    streams: tuple[Stream, ...]
     dashboard: str | None
 
 
@@ -97,6 +106,7 @@ def see(catalogue: Catalogue) -> Night:
         latency_is_live=live,
         nodes=tuple(_node_lines(status)),
         failed=tuple(_failed(catalogue, line) for line in status.overview.failures),
+        streams=tuple(streams_of(status)),
         dashboard=_dashboard(status),
     )
 

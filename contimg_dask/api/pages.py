@@ -127,8 +127,7 @@ def _group(template: str, context: Context, key: int) -> HTMLResponse:
     detail = detail_of(context, key)
     seconds = detail.group.seconds or {}
     plot = steps(seconds) if seconds.get("total") else None
-    latency_s = getattr(detail.group, "latency_s", None)
-    return _page(template, context, detail=detail, steps=plot, latency_s=latency_s)
+    return _page(template, context, detail=detail, steps=plot)
 
 
 def shown(request: Request, answer: JSONResponse) -> Response:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from contimg_dask.catalogue.recent import RecentGroup
-from contimg_dask.catalogue.records import NodeRow
+from contimg_dask.catalogue.records import Lease, NodeRow
 from contimg_dask.lifecycle import OPEN
 from contimg_dask.status import Status, span
 
@@ -76,6 +76,7 @@ def _calm(status: Status) -> str:
 
 def _findings(status: Status, recent: Sequence[RecentGroup]) -> Iterator[Finding]:
     yield from _of_the_dispatcher(status)
+    yield from _of_streams(status)
     yield from _of_lateness(status)
     yield from _of_failures(status, recent)
     yield from _of_nodes(status)
@@ -100,6 +101,29 @@ def _of_the_dispatcher(status: Status) -> Iterator[Finding]:
         yield Finding(
             level="look", text=f"Groups wait, and none was begun or published for {span(_STILL_S)}."
         )
+
+
+def _of_streams(status: Status) -> Iterator[Finding]:
+    for stream in streams_of(status):
+        if stream.lease is None:
+            yield Finding(level="bad", text=f"No stream follows {stream.input_dir}.")
+        elif (state := stream.lease.facts.get("state")) not in ("watching", "first look"):
+            yield Finding(level="look", text=f"The stream has trouble: {state}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """A directory that is to be followed, and the process that does so; None where there is none."""
+
+    input_dir: str
+    lease: Lease | None
+
+
+def streams_of(status: Status) -> list[Stream]:
+    """Return the streams that are there, and those that should be."""
+    found = {str(lease.facts.get("input_dir")): lease for lease in status.streams}
+    wanted = {job.input_dir for job in status.overview.jobs if job.state == "streaming"}
+    return [Stream(input_dir=name, lease=found.get(name)) for name in sorted({*found, *wanted})]
 
 
 def _is_still(status: Status) -> bool:

@@ -13,7 +13,7 @@ from contimg_dask.lifecycle import State
 
 _COLUMNS = (
     "key", "id", "state", "finished_s", "start_ms", "live", "node", "present", "expected",
-    "attempts", "reason_code", "bytes_in", "seconds",
+    "attempts", "reason_code", "bytes_in", "seconds", "complete_s",
 )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ class RecentGroup:
 def recent_groups(catalogue: Catalogue, since_s: float, limit: int) -> list[RecentGroup]:
     """Return the groups that got their outcome since then, the newest first, at most so many."""
     query = (
-        select(*(groups.c[name] for name in _COLUMNS), *_complete())
+        select(*(groups.c[name] for name in _COLUMNS))
         .where(groups.c.finished_s >= since_s)
         .order_by(groups.c.finished_s.desc())
         .limit(limit)
@@ -60,7 +60,7 @@ def recent_groups(catalogue: Catalogue, since_s: float, limit: int) -> list[Rece
 
 def groups_by_key(catalogue: Catalogue, keys: list[int]) -> list[RecentGroup]:
     """Return those of these groups that have an outcome now."""
-    query = select(*(groups.c[name] for name in _COLUMNS), *_complete())
+    query = select(*(groups.c[name] for name in _COLUMNS))
     query = query.where(groups.c.key.in_(keys), groups.c.finished_s.is_not(None))
     with catalogue.reading() as connection:
         return [_recent_of(row) for row in connection.execute(query).mappings()]
@@ -107,12 +107,8 @@ def live_times(catalogue: Catalogue) -> LiveTimes:
 _NEWEST = 1000
 
 
-def _complete() -> list[object]:
-    return [groups.c.complete_s] if "complete_s" in groups.c else []
-
-
 def _recent_of(row: Row) -> RecentGroup:
-    complete_s = row.get("complete_s")
+    complete_s = row["complete_s"]
     published = row["state"] == "published" and row["live"] and complete_s is not None
     return RecentGroup(
         key=row["key"],
