@@ -181,6 +181,8 @@ class Metrics:
         with self._lock:
             self._catch_up()
             counted = self._counted
+            for failure in status.overview.failures:
+                counted.failures[failure.code] += 0  # a counter that is not there has no increase
             for code, count in counted.failures.items():
                 found["contimg_group_failures_total"].append(((code,), count))
             for urgency, count in counted.published.items():
@@ -236,12 +238,12 @@ def _by_label(status: Status) -> Iterator[tuple[str, tuple[str, ...], float]]:
     if held:
         yield "contimg_dispatcher_held", (str(held),), 1.0
     for stream in streams_of(status):
-        labels = (stream.input_dir,)
-        yield "contimg_stream_up", labels, float(stream.lease is not None)
+        followed = (stream.input_dir,)
+        yield "contimg_stream_up", followed, float(stream.lease is not None)
         facts = {} if stream.lease is None else stream.lease.facts
         for metric, fact in _STREAM_FACTS.items():
             if isinstance(facts.get(fact), int | float):
-                yield metric, labels, float(facts[fact])
+                yield metric, followed, float(facts[fact])
     for node in status.nodes:
         yield "contimg_node_workers", (node.name,), float(node.workers)
         yield "contimg_node_seen_age_seconds", (node.name,), now_s - node.last_seen_s
