@@ -80,6 +80,21 @@ def test_the_limit_of_the_control_group_allows_for_tmpfs(tmp_path: Path) -> None
     assert "PrivateTmp=yes" not in unit
 
 
+def test_the_web_interface_may_name_what_the_inventory_names(tmp_path: Path) -> None:
+    text = CLUSTER + 'input_dir = "/data/incoming"\n'
+    there = inventory(tmp_path, text + NODE)
+    unit = render_host(there, "scheduler")[f"{UNITS}/contimg-api.service"]
+    for name, value in (("API_TOKEN_FILE", f"{CONFIG}/api-token"), ("INPUT_ROOTS", "/data/incoming"),
+                        ("OUTPUT_ROOTS", there.cluster.output_dir)):  # fmt: skip
+        assert f"\nEnvironment=CONTIMG_DASK_{name}={value}\n" in unit
+    assert f"ReadWritePaths={there.cluster.output_dir}" not in unit
+    chosen = '[settings]\noutput_roots = "/data/products:/archive"\n'
+    there = inventory(tmp_path, text + chosen + NODE)
+    files = render_host(there, "scheduler")
+    assert "OUTPUT_ROOTS" not in files[f"{UNITS}/contimg-api.service"]
+    assert 'output_roots = "/data/products:/archive"' in files[f"{CONFIG}/contimg-dask.toml"]
+
+
 def config(there: Inventory, host: str) -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load(render_host(there, host)[f"{CONFIG}/dask.yaml"])
     return document
