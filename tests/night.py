@@ -177,7 +177,7 @@ def fill_night(
     chance, now_s = random.Random(seed), time.time()
     token = dispatched(catalogue, dashboard=dashboard)
     count = int(hours * 3600 / CADENCE_S)
-    starts = [now_s - CADENCE_S * (count + 1 - number) for number in range(count)]
+    starts = [now_s - CADENCE_S * (count + 0.2 - number) for number in range(count)]
     keys = arrived(
         catalogue, [group_starting(start_s) for start_s in starts], live=True, label="live"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from contimg_dask.api.metrics import DECLARED
 from contimg_dask.cli import cli
 from contimg_dask.deploy.scheduler_metrics import scheduler_figures
 from contimg_dask.deploy.worker_metrics import worker_figures
@@ -133,16 +134,19 @@ def test_every_metric_is_documented_with_its_kind_and_labels() -> None:
         for name, kind, labels, where in rows
     }
     assert len(documented) == len(rows)
+    by_place = (
+        ("worker", worker_figures()), ("scheduler", scheduler_figures()), ("api", DECLARED),
+    )  # fmt: skip
     there = {
         (figure.name, figure.kind, figure.labels, where)
-        for where, figures in (("worker", worker_figures()), ("scheduler", scheduler_figures()))
+        for where, figures in by_place
         for figure in figures
     }
     assert documented == there
 
 
 def test_metrics_are_named_as_prometheus_wants_them() -> None:
-    for figure in (*worker_figures(), *scheduler_figures()):
+    for figure in (*worker_figures(), *scheduler_figures(), *DECLARED):
         assert figure.name.endswith("_total") == (figure.kind == "counter"), figure.name
         assert figure.kind != "histogram" or figure.name.endswith("_seconds"), figure.name
         assert figure.help
@@ -182,6 +186,35 @@ def test_every_test_that_is_called_a_proof_exists() -> None:
         if f"def {function}(" not in (ROOT / "tests" / file).read_text()
     ]
     assert missing == []
+
+
+def test_what_was_tried_against_the_web_interface_are_tests_that_there_are() -> None:
+    table = (ROOT / "docs" / "api.md").read_text().split("\n## What was tried against it\n")[1]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 15
+    for row in rows:
+        named = re.findall(r"`(?:(\w+\.py)::)?(test_\w+)`", row)
+        assert named, row
+        for file, function in named:
+            source = ROOT / "tests" / "api" / (file or "test_hostile.py")
+            assert f"def {function}(" in source.read_text(), row
+
+
+def test_every_alert_is_documented() -> None:
+    rules = (ROOT / "cluster" / "prometheus" / "contimg.rules.yml").read_text()
+    names = set(re.findall(r"alert: (\w+)", rules))
+    assert len(names) > 10
+    assert names_in(tables_in("monitoring.md", first_column="alert")[0]) == names
+
+
+def test_every_endpoint_is_documented() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    for module in ("reading", "steering"):
+        source = (ROOT / "contimg_dask" / "api" / f"{module}.py").read_text()
+        paths = re.findall(r"@router\.\w+\(\s*\"([^\"]+)\"", source)
+        assert paths
+        missing = [p for p in paths if p not in text and f"/{p.split('/')[-1]}" not in text]
+        assert missing == []
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:
