@@ -6,7 +6,7 @@ Times that end in ``_s`` are seconds since 1970 UTC, in ``_mjd`` Modified Julian
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from contimg_dask.lifecycle import State
@@ -188,7 +188,13 @@ class GroupRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain JSON types."""
-        return asdict(self) | {"latency_s": self.latency_s}
+        # Not by asdict, which copies everything within: lists are asked for often, and are long.
+        values = {name: getattr(self, name) for name in _GROUP_ROW}
+        reason = None if self.reason is None else asdict(self.reason)
+        return values | {"reason": reason, "latency_s": self.latency_s}
+
+
+_GROUP_ROW = tuple(one.name for one in fields(GroupRow))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
