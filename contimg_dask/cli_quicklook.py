@@ -80,6 +80,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         lines.insert(1, f"missing subbands: {missing}")
     for product, here in facts["products"].items():
         only = [name for name in here["dead_antennas"] if name not in facts["dead_antennas"]]
+        if len(here["dead_antennas"]) == facts["antennas"]:
+            only = ["all"]
         lines.append(
             f"{product}: {here['fraction_flagged']:.1%} flagged, {here['fraction_zero']:.1%} zero, "
             f"amplitude {_number(here['amplitude'])}, "

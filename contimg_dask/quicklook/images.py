@@ -76,10 +76,10 @@ def _image(
     extent = ((freq_hz[0] - half_hz) / 1e6, (freq_hz[-1] + half_hz) / 1e6, *edges)
     drawn = axes.imshow(values, aspect="auto", extent=extent, interpolation="nearest",
                         cmap=_colours(), norm=_scale(values))  # fmt: skip
-    bar: Any = axes.get_figure(root=False)
-    bar = bar.colorbar(drawn, ax=axes, location="bottom", shrink=0.8, aspect=40, pad=0.02)
-    bar.set_label(f"amplitude [{dataset[name].attrs['units']}]; orange: zero, grey: no value",
-                  color=QUIET, size=8)  # fmt: skip
+    figure: Any = axes.get_figure(root=False)
+    figure.supxlabel("orange: zero, grey: no value", color=QUIET, size=8)
+    bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.8, aspect=40, pad=0.02)
+    bar.set_label(f"amplitude [{dataset[name].attrs['units']}]", color=QUIET, size=7)
     bar.ax.tick_params(colors=QUIET, labelsize=8)
     bar.outline.set_edgecolor(INK)
 
@@ -97,7 +97,7 @@ def _scale(values: npt.NDArray[np.float32]) -> Normalize:
         return Normalize(vmin=0.5, vmax=1.0)
     low, high = (float(one) for one in np.percentile(positive, _SHOWN_PERCENTILES))
     if high <= low * (1 + 1e-6):
-        low, high = 0.9 * low, 1.1 * high
+        low = 0.5 * low
     # The faint end stays inside the scale, or it would look like a zero.
     low = min(low, float(positive.min()))
     return LogNorm(low, high) if is_wide(values) else Normalize(low, high)

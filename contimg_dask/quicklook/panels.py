@@ -24,6 +24,7 @@ _LINES = ("#56b4e9", "#f0e442", "#cc79a7", "#009e73")
 _SPEED_OF_LIGHT_M_S = 299792458.0
 MOST_LABELS = 120
 _WIDE_RANGE = 30.0
+_MANY_POINTS = 1000
 
 
 def dress(axes: Axes, title: str, x: str, y: str) -> None:
@@ -109,8 +110,9 @@ def draw_antennas(every: list[Axes], dataset: xr.Dataset) -> None:
         axes.set_ylim(0, 1.22)
         axes.set_yticks((0, 0.5, 1), ("0", "50 %", "100 %"))
         axes.set_xlim(-0.7, names.size - 0.3)
-        axes.legend(fontsize=8, labelcolor=INK, facecolor=FIELD, edgecolor=NOTHING, ncols=2,
-                    loc="upper right", bbox_to_anchor=(1, 1.3), frameon=False)  # fmt: skip
+        if index == 0:
+            axes.legend(fontsize=8, labelcolor=INK, ncols=2, loc="lower right",
+                        bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False)  # fmt: skip
     label_antennas(every[-1], names, "x")
 
 
@@ -138,7 +140,8 @@ def draw_uv(axes: Axes, dataset: xr.Dataset) -> None:
     if not np.isfinite(u).any():
         say_nothing_there(axes, "no cross-baseline")
         return
-    axes.plot(np.concatenate([u, -u]), np.concatenate([v, -v]), ls="", marker=".", ms=1.6,
+    size = 1.6 if u.size > _MANY_POINTS else 5
+    axes.plot(np.concatenate([u, -u]), np.concatenate([v, -v]), ls="", marker=".", ms=size,
               mew=0, color=_FLAGGED)  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
     axes.invert_xaxis()
