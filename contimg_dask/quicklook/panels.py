@@ -67,8 +67,8 @@ def is_wide(values: npt.NDArray[np.float32]) -> bool:
     positive = values[np.isfinite(values) & (values > 0)]
     if positive.size == 0:
         return False
-    low, high = np.percentile(positive, (2, 98))
-    return bool(high > _WIDE_RANGE * low)
+    low, middle, high = np.percentile(positive, (2, 50, 98))
+    return bool(high > _WIDE_RANGE * low or positive.max() > _WIDE_RANGE**2 * middle)
 
 
 def draw_bandpass(axes: Axes, dataset: xr.Dataset) -> None:
