@@ -140,9 +140,9 @@ def draw_uv(axes: Axes, dataset: xr.Dataset) -> None:
     if not np.isfinite(u).any():
         say_nothing_there(axes, "no cross-baseline")
         return
-    size = 1.6 if u.size > _MANY_POINTS else 5
+    size = 2.4 if u.size > _MANY_POINTS else 5
     axes.plot(np.concatenate([u, -u]), np.concatenate([v, -v]), ls="", marker=".", ms=size,
-              mew=0, color=_FLAGGED)  # fmt: skip
+              mew=0, color=_FLAGGED, snap=False)  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
     axes.invert_xaxis()
     axes.grid(color=NOTHING, lw=0.5, alpha=0.6)
