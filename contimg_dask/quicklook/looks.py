@@ -20,6 +20,7 @@ from contimg_dask.errors import QuicklookError
 from contimg_dask.quicklook.sampling import Sample
 
 _LARGEST = np.finfo(np.float32).max
+_ROWS_AT_ONCE = 1024
 
 
 class Values(Protocol):
@@ -127,23 +128,44 @@ class SubbandLooker:
         self._counts = np.zeros(self._sums.shape, dtype=np.uint32)
         self._flagged = np.zeros((sample.rows.size, products), dtype=np.int64)
         self._zero = np.zeros_like(self._flagged)
+        # Rows wait here until there are enough of them: numpy's calls cost more than few rows.
+        self._values = np.empty((_ROWS_AT_ONCE, channels, products), dtype=np.complex64)
+        self._flags = np.empty(self._values.shape, dtype=bool)
+        self._begin = self._waiting = 0
 
     def look(self, block: Values) -> None:
         """Take in the rows of the sample that are in a block."""
         stop = block.row_start + block.visibilities.shape[0]
-        begin, end = np.searchsorted(self._sample.rows, (block.row_start, stop))
-        if begin == end:
+        begin, end = (int(n) for n in self._sample.rows.searchsorted((block.row_start, stop)))
+        if begin != self._begin + self._waiting:
+            self._take_in()
+            self._begin = begin
+        while begin < end:
+            count = min(end - begin, _ROWS_AT_ONCE - self._waiting)
+            rows = self._sample.rows[begin : begin + count] - block.row_start
+            here = slice(self._waiting, self._waiting + count)
+            block.visibilities.take(rows, axis=0, out=self._values[here], mode="clip")
+            block.flags.take(rows, axis=0, out=self._flags[here], mode="clip")
+            begin += count
+            self._waiting += count
+            if self._waiting == _ROWS_AT_ONCE:
+                self._take_in()
+
+    def _take_in(self) -> None:
+        """Add the rows that wait to the sums."""
+        here = slice(self._begin, self._begin + self._waiting)
+        amplitude = _amplitude(self._values[: self._waiting])
+        flags = self._flags[: self._waiting]
+        self._begin, self._waiting = here.stop, 0
+        if here.start == here.stop:
             return
-        rows = self._sample.rows[begin:end] - block.row_start
-        amplitude = _amplitude(block.visibilities.take(rows, axis=0))
-        flags = block.flags.take(rows, axis=0)
         any_flagged = bool(flags.any())
         if not amplitude.all():
-            self._zero[begin:end] = np.count_nonzero((amplitude == 0) & ~flags, axis=1)
+            self._zero[here] = np.count_nonzero((amplitude == 0) & ~flags, axis=1)
         if any_flagged:
-            self._flagged[begin:end] = np.count_nonzero(flags, axis=1)
+            self._flagged[here] = np.count_nonzero(flags, axis=1)
             amplitude[flags] = 0
-        self._add(self._sample.slots[begin:end], amplitude, ~flags if any_flagged else None)
+        self._add(self._sample.slots[here], amplitude, ~flags if any_flagged else None)
 
     def _add(
         self,
@@ -163,14 +185,17 @@ class SubbandLooker:
 
     def result(self) -> SubbandLook:
         """Return what was seen."""
+        self._take_in()
         sample = self._sample
-        channels = self._sums.shape[1]
+        rows = np.bincount(sample.first, minlength=sample.antennas.size)
+        cross = sample.second[sample.first != sample.second]
+        rows += np.bincount(cross, minlength=sample.antennas.size)
         return SubbandLook(
             sums=self._sums,
             counts=self._counts,
             flagged=_per_antenna(sample, self._flagged),
             zero=_per_antenna(sample, self._zero),
-            values=_per_antenna(sample, np.full((sample.rows.size, 1), channels))[:, 0],
+            values=rows * self._sums.shape[1],
         )
 
 
@@ -184,6 +209,8 @@ def _amplitude(visibilities: npt.NDArray[np.complex64]) -> npt.NDArray[np.float3
 def _per_antenna(sample: Sample, of_row: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Sum (rows, products) over the rows of each antenna, an autocorrelation once."""
     total = np.zeros((sample.antennas.size, of_row.shape[1]), dtype=np.int64)
+    if not of_row.any():
+        return total
     cross = sample.first != sample.second
     np.add.at(total, sample.first, of_row)
     np.add.at(total, sample.second[cross], of_row[cross])
