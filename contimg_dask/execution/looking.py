@@ -51,8 +51,9 @@ def keep_subband(files: AttemptFiles, subband: Subband, looker: SubbandLooker | 
 
 
 def taken_look(plan: ConversionPlan, files: AttemptFiles, subband: Subband) -> bytes | None:
-    """Return the file of a look, to be put down on the node that reduces; None where none is wanted."""
-    return Path(look_path(files.directory, subband.name)).read_bytes() if plan.quicklook else None
+    """Return the file of a look, to be put down on the node that reduces; None where there is none."""
+    look = Path(look_path(files.directory, subband.name))
+    return look.read_bytes() if plan.quicklook and look.exists() else None
 
 
 def put_look(files: AttemptFiles, subband: Subband, look: bytes | None) -> None:
@@ -65,12 +66,17 @@ def add_quicklook(plan: ConversionPlan, files: AttemptFiles, product: str) -> tu
     """Write the quick-look into the staged product; return what is to be noted."""
     if not plan.quicklook:
         return ()
+    made = files.unused(QUICKLOOK_NAME)
     try:
         rows = RowLook.load(look_path(files.directory, _ROWS))
         looks = [SubbandLook.load(look_path(files.directory, s.name)) for s in plan.subbands]
-        write_quicklook(product, quicklook_of(plan, rows, looks))
+        write_quicklook(made, quicklook_of(plan, rows, looks))
+        # The step may have got this far before, and begun anew.
+        place = os.path.join(product, QUICKLOOK_NAME)
+        remove_tree(place)
+        os.rename(made, place)
     except (QuicklookError, OSError) as error:
-        remove_tree(os.path.join(product, QUICKLOOK_NAME))
+        remove_tree(made)
         said = str(error) if isinstance(error, ContimgError) else error.strerror or str(error)
         return (f"without a quick-look: {said}",)
     return ()

@@ -36,15 +36,15 @@ class Content:
     attrs: Mapping[str, Any]
 
 
-def write_quicklook(product: str, content: Content) -> None:
-    """Write a quick-look into a product that is still staged.
+def write_quicklook(directory: str, content: Content) -> None:
+    """Write a quick-look into a directory that is made for it.
 
     Raises
     ------
     OSError
         It cannot be written, or is there; some of it may be there then.
     """
-    root = Path(product, QUICKLOOK_NAME)
+    root = Path(directory)
     root.mkdir()
     # A coordinate that is no dimension is one because it is named here.
     more = [name for name, one in content.coordinates.items() if one.dims != (name,)]

@@ -308,6 +308,20 @@ def test_one_that_cannot_be_made_is_left_out_with_a_note(
     assert inspect_target(Path(product.path), plan).state == "whole"
 
 
+def test_a_reducing_step_that_begins_anew_makes_it_anew(
+    converted: Converted, tmp_path: Path
+) -> None:
+    plan = replace(converted.plan, target=str(tmp_path / "product.ms"))
+    attempt = new_attempt()
+    steps.open_attempt(plan, attempt)
+    rows = steps.write_rows(plan, attempt)
+    parts = [steps.write_part(plan, attempt, position) for position in range(2)]
+    Path(rows.product, QUICKLOOK_NAME, "u").mkdir(parents=True)
+    product = steps.reduce_parts(plan, attempt, rows, parts)
+    assert product.notes == ()
+    assert read_quicklook(product.path).identical(read_quicklook(converted.path))
+
+
 def test_tools_that_copy_rename_and_delete_tables_are_not_disturbed(
     converted: Converted, tmp_path: Path
 ) -> None:

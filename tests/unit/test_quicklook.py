@@ -20,13 +20,19 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from contimg_dask.cli import cli
+from contimg_dask.deciding import Request, decide
+from contimg_dask.discovery import discover
 from contimg_dask.errors import QuicklookError, UsageError
+from contimg_dask.grouping import group_files
+from contimg_dask.model import ConversionPlan
 from contimg_dask.quicklook.looks import SubbandLook, SubbandLooker, look_path
 from contimg_dask.quicklook.rendering import KINDS, SIZES, render
 from contimg_dask.quicklook.rows import RowLook
 from contimg_dask.quicklook.sampling import MOST_CROSS_BASELINES, baseline_step, sample_rows
 from contimg_dask.quicklook.store import read_quicklook
 from contimg_dask.quicklook.writing import QUICKLOOK_NAME, Content, Labelled, write_quicklook
+from contimg_dask.settings import Settings, load_settings
+from contimg_dask.submitting import Backlog, new_job
 from tests.unit.conftest import Converted
 
 ORANGE, BLUE, GREY, GROUND = (255, 127, 42), (86, 180, 233), (58, 66, 77), (17, 21, 26)
@@ -325,7 +331,7 @@ def test_what_is_written_is_read_back_with_its_types(tmp_path: Path) -> None:
     }
     names = Labelled(dims=("name",), values=np.array(["XX", "Ünüe"]), attrs={"long_name": "é"})
     content = Content(variables=variables, coordinates={"name": names}, attrs={"list": [1, 2]})
-    write_quicklook(str(tmp_path), content)
+    write_quicklook(str(tmp_path / QUICKLOOK_NAME), content)
     found = read_quicklook(tmp_path)
     assert found["name"].values.tolist() == ["XX", "Ünüe"]
     assert found["seen"].shape == (2, 0)
@@ -333,3 +339,18 @@ def test_what_is_written_is_read_back_with_its_types(tmp_path: Path) -> None:
     assert np.isnan(found["big"].values[1])
     assert found.attrs == {"list": [1, 2]}
     assert found["name"].attrs == {"long_name": "é"}
+
+
+# ------------------------------------------------------------------------------------ the setting
+
+
+def test_no_quicklook_goes_with_a_job(converted: Converted, tmp_path: Path) -> None:
+    settings = load_settings({"quicklook": False}, environ={}).settings
+    incoming = Path(converted.plan.subbands[0].header.path).parent
+    job = new_job(Backlog(input_dir=incoming, output_dir=tmp_path, settings=settings))
+    assert job.settings["quicklook"] is False
+    request = Request(output_dir=tmp_path, settings=Settings(**job.settings), min_subbands=3)
+    found = discover(incoming)
+    (plan,) = decide(group_files(found.headers, found.unreadable, 3), request)
+    assert isinstance(plan, ConversionPlan)
+    assert (plan.quicklook, plan.plan_hash) == (False, converted.plan.plan_hash)
