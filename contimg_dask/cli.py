@@ -31,6 +31,7 @@ _COMMANDS = {
     "catalogue": ("cli_catalogue:catalogue_group", "Upgrade and look at the catalogue."),
     "inputs": ("cli_products:inputs_command", "List input files that are safely converted."),
     "sweep": ("cli_products:sweep_command", "Remove what killed conversions left behind."),
+    "quicklook": ("cli_quicklook:quicklook_command", "Look at a product: dead antennas, pictures."),
     "verify": ("cli_tools:verify_command", "Check a product, also against its input."),
     "simulate": (
         "cli_tools:simulate_command",

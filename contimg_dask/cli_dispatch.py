@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import click
@@ -14,7 +13,7 @@ from contimg_dask.dispatching.service import run_dispatcher
 from contimg_dask.offline import use_packaged_tables
 from contimg_dask.saying import LogLines
 from contimg_dask.settings import catalogue_place
-from contimg_dask.stopping import StopSignals, write_line
+from contimg_dask.stopping import StopSignals, hear_libraries, write_line
 
 
 @click.command("dispatch")
@@ -38,7 +37,8 @@ def dispatch_command(**options: Any) -> None:
     contimg-dask dispatch --scheduler tcp://10.0.0.1:8786 --catalogue /var/lib/contimg/catalogue.sqlite
     """  # fmt: skip
     settings = settings_of(options)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    say = LogLines(settings.log_format, write_line)
+    hear_libraries(say)
     use_packaged_tables()
     stop = StopSignals()
     with refusals(), open_catalogue(catalogue_place(settings)) as catalogue:
@@ -47,5 +47,5 @@ def dispatch_command(**options: Any) -> None:
             settings,
             stop_asked=lambda: stop.count,
             stop_timeout_s=settings.stop_timeout_s,
-            on_line=LogLines(settings.log_format, write_line),
+            on_line=say,
         )

@@ -45,6 +45,8 @@ _PRODUCT: tuple[Option, ...] = (
                  help="A spectral window per subband, or a single one [subband]."),
     click.option("--phase-centre", type=click.Choice(["auto", "meridian", "keep"]),
                  help="Meridian per integration, or the tracked centre [auto: as the data are]."),
+    click.option("--quicklook/--no-quicklook", default=None,
+                 help="Keep a small quick-look in the product [yes]."),
     click.option("--stage-to-tmpfs/--no-stage-to-tmpfs", default=None,
                  help="Stage products in memory, where they fit [no]."),
     click.option("--tmpfs-path", metavar="DIR", help="Where that is [/dev/shm]."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from contimg_dask.cli_options import settings_of, stream_options
 from contimg_dask.offline import use_packaged_tables
 from contimg_dask.saying import LogLines
 from contimg_dask.settings import catalogue_place, notify_address, watchdog_s
-from contimg_dask.stopping import StopSignals, write_line
+from contimg_dask.stopping import StopSignals, hear_libraries, write_line
 from contimg_dask.stream.notifying import Notifier, Pulse
-from contimg_dask.stream.service import Streaming, run_stream
+from contimg_dask.stream.service import Streaming, check_input, run_stream
 
 _OWN = ("kind", "input_dir", "output_dir")
 
@@ -72,18 +71,22 @@ def stream_command(**options: Any) -> None:
     """  # fmt: skip
     own = {name: options.pop(name) for name in _OWN}
     settings = settings_of(options)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    say = LogLines(settings.log_format, write_line)
+    hear_libraries(say)
     use_packaged_tables()
     stop = StopSignals()
-    with refusals(), open_catalogue(catalogue_place(settings)) as catalogue:
-        run_stream(
-            catalogue,
-            settings,
-            Streaming(**own),
-            stop_asked=lambda: stop.count,
-            notifier_of=_notifier,
-            on_line=LogLines(settings.log_format, write_line),
-        )
+    streaming = Streaming(**own)
+    with refusals():
+        check_input(streaming)  # refused before there is a catalogue
+        with open_catalogue(catalogue_place(settings)) as catalogue:
+            run_stream(
+                catalogue,
+                settings,
+                streaming,
+                stop_asked=lambda: stop.count,
+                notifier_of=_notifier,
+                on_line=say,
+            )
 
 
 def _notifier(pulse: Pulse, status: Callable[[], str]) -> Notifier:

@@ -115,6 +115,7 @@ def _plan(group: Group, request: Request) -> ConversionPlan:
         on_existing=settings.on_existing,
         publication=request.publication,
         max_readers=settings.max_readers,
+        quicklook=settings.quicklook,
     )
     # What cannot fit is refused before anything is started for it. A mapper may put the target on
     # another file system than the output.

@@ -121,6 +121,12 @@ class ExchangeError(OutputError):
     code = "no-exchange"
 
 
+class QuicklookError(ContimgError):
+    """A product has no quick-look that can be read."""
+
+    code = "no-quicklook"
+
+
 class ClusterError(ContimgError):
     """The Dask cluster cannot be used."""
 

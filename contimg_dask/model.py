@@ -145,10 +145,7 @@ class ProductOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
-    """A place to stage products in.
-
-    ``budget_bytes`` bounds what attempts may take of it together, ``kept_bytes`` are left free.
-    """
+    """Where to stage: attempts may take ``budget_bytes`` together, ``kept_bytes`` are left free."""
 
     name: TierName
     root: str
@@ -178,7 +175,7 @@ class ConversionPlan:
 
     Sizes are in bytes. ``subbands`` are in the product's order, ascending in frequency; a
     subband's position in it is its spectral window id. ``tiers`` are the places to stage in, the
-    proposed one first, the destination's own file system last.
+    proposed one first, the destination's own file system last. ``quicklook``: make one as well.
     """
 
     group_id: str
@@ -197,6 +194,7 @@ class ConversionPlan:
     bytes_staged: int
     bytes_product: int
     max_readers: int | None = None
+    quicklook: bool = True
     publication: Publication = field(default_factory=Publication)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -26,6 +27,12 @@ _ROW_BYTES = 80
 """Small columns per row, rounded up: UVW 24, antennas 8, storage managers' own [bytes]."""
 _TABLE_BYTES = 4_000_000
 """Headers and subtables of one Measurement Set, rounded up [bytes]."""
+_QUICKLOOK_BYTES = 500_000
+"""Small files of a quick-look, rounded up [bytes]."""
+_SUM_BYTES = 16
+"""A sum of amplitudes 8, how many there were 4, and the mean 4 [bytes]."""
+_BASELINE_BYTES = 256
+"""Names of two antennas, u and v at three times, twice, rounded up [bytes]."""
 _CASACORE_CODES = frozenset({-1, -2, -3, -4, -5, -6, -7, -8})
 
 
@@ -90,10 +97,22 @@ def staged_bytes(subbands: Sequence[Subband], options: ProductOptions, *, direct
     geometry = product_geometry(subbands, options)
     copied = options.imaging_columns == "copy"
     product = geometry.bulk_bytes(corrected=copied) + table_bytes(geometry.rows)
+    product += quicklook_bytes(subbands)
     if direct:
         return product
     # Parts stand beside the product until they are concatenated, each with its own headers.
     return 2 * product + len(subbands) * _TABLE_BYTES
+
+
+def quicklook_bytes(subbands: Sequence[Subband]) -> int:
+    """Return a bound on what a quick-look takes, with what it is put together from [bytes]."""
+    total = _QUICKLOOK_BYTES
+    for header in (subband.header for subband in subbands):
+        baselines = math.ceil(header.rows / max(1, header.integrations))
+        sums = header.integrations + math.isqrt(2 * baselines) + 1
+        total += sums * header.channels * len(header.products) * _SUM_BYTES
+    baselines = math.ceil(subbands[0].header.rows / max(1, subbands[0].header.integrations))
+    return total + baselines * _BASELINE_BYTES
 
 
 def table_bytes(rows: int) -> int:
@@ -134,6 +153,7 @@ def plan_group(
     on_existing: OnExisting,
     publication: Publication,
     max_readers: int | None = None,
+    quicklook: bool = True,
 ) -> ConversionPlan:
     """Return the plan of a group that `is_convertible`; ``tiers`` as `propose_tiers` has them."""
     assert group.start_jd is not None  # a group with readable subbands has a start time
@@ -154,5 +174,6 @@ def plan_group(
         bytes_staged=staged_bytes(group.subbands, options, direct=direct),
         bytes_product=staged_bytes(group.subbands, options, direct=True),
         max_readers=max_readers,
+        quicklook=quicklook,
         publication=publication,
     )

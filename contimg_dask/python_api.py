@@ -58,6 +58,7 @@ def convert_subband_groups_to_ms(
     phase_centre: PhaseCentre | None = None,
     spw: SpectralWindows | None = None,
     max_readers: int | None = None,
+    quicklook: bool | None = None,
     kind: Kind = "science",
     dry_run: bool = False,
 ) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ def convert_subband_groups_to_ms(
     scheduler
         Or the address of a scheduler to connect to.
     expected_subbands, min_subbands, on_existing, telescope_name, imaging_columns, phase_centre, spw,
-    max_readers
+    max_readers, quicklook
         As the options of ``contimg-dask convert``; None takes the configured value.
     kind
         ``science`` or ``calibrator``: which branch of the layout.
@@ -132,6 +133,7 @@ def convert_subband_groups_to_ms(
             "phase_centre": phase_centre,
             "spw": spw,
             "max_readers": max_readers,
+            "quicklook": quicklook,
         }
     )
     request = Request(

@@ -6,21 +6,14 @@ import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from contimg_dask.errors import ContimgError, NotFoundError, UsageError
+from contimg_dask.errors import NotFoundError, QuicklookError
+from contimg_dask.quicklook.rendering import KINDS, render
+from contimg_dask.quicklook.store import read_quicklook
+from contimg_dask.quicklook.writing import QUICKLOOK_NAME
 
 _MOST_KEPT = 128
-
-store: Any
-rendering: Any
-try:
-    store = import_module("contimg_dask.quicklook.store")
-    rendering = import_module("contimg_dask.quicklook.rendering")
-except ModuleNotFoundError:  # its libraries are an extra of their own
-    store = rendering = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,26 +25,18 @@ class Picture:
 
 
 class QuickLooks:
-    """Draws quick-looks. Safe under threads; matplotlib is not, so one is drawn at a time."""
+    """Draws quick-looks, one at a time, so that a page full of them leaves the cores to others.
+
+    Safe under threads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, bytes] = OrderedDict()
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What can be drawn."""
-        return () if rendering is None else tuple(rendering.KINDS)
-
     def kinds_of(self, product: Path) -> tuple[str, ...]:
         """Return what can be drawn of a product: all, or nothing."""
-        if store is None:
-            return ()
-        try:
-            there = store.quicklook_path(product).is_dir()
-        except OSError:
-            return ()
-        return self.kinds if there else ()
+        return KINDS if (product / QUICKLOOK_NAME).is_dir() else ()
 
     def etag(self, product: Path, kind: str) -> str:
         """Return the tag of a plot, without drawing it.
@@ -61,12 +46,12 @@ class QuickLooks:
         NotFoundError
             There is no such plot.
         """
-        if kind not in self.kinds:
-            raise NotFoundError(f"{kind[:40]}: there is no such plot; there are {self.kinds}")
+        if kind not in KINDS:
+            raise NotFoundError(f"{kind}: there is no such plot; there are {', '.join(KINDS)}")
         try:
-            found = product.stat()
+            found = (product / QUICKLOOK_NAME).stat()
         except OSError as error:
-            raise NotFoundError(f"{product}: {error.strerror}") from error
+            raise NotFoundError(f"{product}: it has no quick-look ({error.strerror})") from error
         words = (str(product), kind, str(found.st_ino), str(found.st_mtime_ns))
         return f'"{hashlib.sha256("|".join(words).encode()).hexdigest()[:32]}"'
 
@@ -77,6 +62,8 @@ class QuickLooks:
         ------
         NotFoundError
             There is no such plot, or the product has no quick-look.
+        QuicklookError
+            It cannot be read or drawn.
         """
         etag = self.etag(product, kind)
         with self._lock:
@@ -90,9 +77,8 @@ class QuickLooks:
 
 def _drawn(product: Path, kind: str) -> bytes:
     try:
-        drawn = rendering.render(store.read_quicklook(product), kind)
-    except (UsageError, FileNotFoundError) as error:
+        return render(read_quicklook(product), kind)
+    except QuicklookError as error:
+        if error.code != QuicklookError.code:
+            raise
         raise NotFoundError(f"{product}: it has no quick-look") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise ContimgError(f"{product}: its quick-look cannot be drawn: {error}") from error
-    return bytes(drawn)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from contimg_dask.execution import steps
 from contimg_dask.execution.explaining import explaining
+from contimg_dask.execution.looking import put_look, taken_look
 from contimg_dask.execution.node import at_this_node, this_node
 from contimg_dask.execution.tables import Seen, see
 from contimg_dask.geometry import WEIGHT, geometry_of, part_geometry
@@ -55,13 +56,17 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sent:
-    """The bytes of one subband on their way, by column; a column that is all zero is left out."""
+    """The bytes of one subband on their way, by column; a column that is all zero is left out.
+
+    ``look`` is the file of the look at it, for the quick-look, where one is wanted.
+    """
 
     columns: Mapping[str, bytes]
+    look: bytes | None = None
 
     @property
     def size_bytes(self) -> int:
-        """Size of all of it [bytes]."""
+        """Size of the columns [bytes]."""
         return sum(map(len, self.columns.values()))
 
 
@@ -131,7 +136,10 @@ def send_part(plan: ConversionPlan, attempt: Attempt, position: int) -> Sent:
     part = at_this_node(part_plan(plan, position))
     shape = part_geometry(part)
     with explaining(plan), working_in(part, part_attempt(plan, attempt, position)) as files:
-        return Sent(columns=read_subband(shape, files.tile_file))
+        return Sent(
+            columns=read_subband(shape, files.tile_file),
+            look=taken_look(part, files, part.subbands[0]),
+        )
 
 
 def place_part(
@@ -159,6 +167,7 @@ def place_part(
             zeros = bytes(geometry.subband_rows * part_geometry(plan).row_bits(WEIGHT) // 8)
             weight = sent.columns.get(WEIGHT.name, zeros)
             Path(files.weight_file(subband)).write_bytes(weight)
+        put_look(files, subband, sent.look)
     return replace(
         part,
         step=replace(part.step, stop_s=time.time()),

@@ -23,6 +23,13 @@ from contimg_dask.errors import (
 )
 from contimg_dask.execution.explaining import PROCESS_LOCK, explaining
 from contimg_dask.execution.joining import check_agreement, join, place_tiles
+from contimg_dask.execution.looking import (
+    add_quicklook,
+    keep_rows,
+    keep_subband,
+    looker_of,
+    quicklook_in,
+)
 from contimg_dask.execution.node import on_this_node
 from contimg_dask.execution.observing import observed
 from contimg_dask.execution.tables import (
@@ -131,6 +138,7 @@ def write_rows(
         seen = seen_elsewhere or see(plan.subbands, plan.options.phase_centre)
         product = files.unused("product.ms")
         make_table(product, plan, geometry_of(plan), plan.subbands, seen)
+        keep_rows(plan, files, seen)
     late = earth_orientation_warning(float(seen.columns.time_mjd_s.max()) / 86400.0)
     notes = seen.columns.notes + ((late,) if late else ())
     return RowsRecord(
@@ -171,6 +179,7 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
             path_of = open_tile_files(part, geometry).__getitem__
         elif geometry.spw == "single":
             weight_file = files.weight_file(subband)
+        looker = looker_of(plan, subband, axes)
         not_finite = 0
         with (
             reader_slot(subband.header.path, plan.max_readers),
@@ -181,6 +190,9 @@ def write_part(plan: ConversionPlan, attempt: Attempt, position: int) -> PartRec
             for block in reader.blocks():
                 not_finite += convention.apply(block)
                 writer.write(block)
+                if looker is not None:
+                    looker.look(block)
+        keep_subband(files, subband, looker)
     return PartRecord(
         subband=subband.name,
         step=_record("part", start_s),
@@ -225,6 +237,7 @@ def reduce_parts(
         check_agreement(plan, parts)
         seconds = _spans(attempt, rows, parts)
         notes = (*rows.notes, *join(plan, files, rows.product, parts))
+        notes += add_quicklook(plan, files, rows.product)
         seconds["reduce"] = time.time() - start_s
         checked_s = time.time()
         quick_check(
@@ -286,6 +299,7 @@ def _write_manifest(
         "node": socket.gethostname(),
         "seconds": {step: round(value, 4) for step, value in seconds.items()},
         "notes": [*plan.notes, *notes],
+        "quicklook": quicklook_in(rows.product),
         "pointing": asdict(rows.pointing),
         "subbands": subband_facts(parts),
     }

@@ -95,6 +95,10 @@ class Settings:
     spw: SpectralWindows = field(
         default="subband", metadata=_takes("a spectral window per subband, or a single one")
     )
+    quicklook: bool = field(
+        default=True,
+        metadata=_takes("keep a small quick-look (amplitudes, flags, uv coverage) in the product"),
+    )
     stage_to_tmpfs: bool = field(
         default=False, metadata=_takes("write the product in memory first, then copy it out")
     )

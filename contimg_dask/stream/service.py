@@ -76,11 +76,10 @@ def run_stream(
     LeaseHeldError
         Another stream follows this directory.
     UsageError
-        The input directory cannot be listed, or the event log or hand-over cannot be used.
+        The event log or the hand-over cannot be used.
     ContimgError
         A thread has died.
     """
-    _check(streaming)
     service = _Service(catalogue, settings, streaming, stop_asked, on_line)
     notifier = notifier_of(service.pulse, service.status)
     try:
@@ -89,7 +88,14 @@ def run_stream(
         notifier.close()
 
 
-def _check(streaming: Streaming) -> None:
+def check_input(streaming: Streaming) -> None:
+    """Refuse an input directory that cannot be followed.
+
+    Raises
+    ------
+    UsageError
+        It cannot be listed.
+    """
     try:
         with os.scandir(streaming.input_dir):
             pass

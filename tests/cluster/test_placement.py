@@ -26,6 +26,7 @@ from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from contimg_dask.catalogue.records import AttemptRow, GroupRow
 from contimg_dask.geometry import part_of
 from contimg_dask.publishing.manifest import geometry_in, read_manifest
+from contimg_dask.quicklook.store import read_quicklook
 from tests.acceptance.conftest import make_groups, tree
 from tests.cluster.test_bed import COMMAND, MENDED, cut, freeze, kill, staging_of, until
 from tests.reference import tile_files
@@ -206,6 +207,7 @@ def test_products_equal_those_made_on_one_node_and_what_was_moved_is_known(
     for one, other in zip(spread.products, whole.products, strict=True):
         assert one.name == other.name
         assert tile_files(one) == tile_files(other)
+        assert read_quicklook(one).identical(read_quicklook(other))
     # Simulated files flag nothing, so FLAG is not moved; nor are imaging columns.
     expected: Counter[str] = Counter()
     for product, attempt in zip(spread.products, spread.attempts, strict=True):

@@ -28,6 +28,7 @@ BROAD_EXCEPT_PLACES = ("contimg_dask/execution/", "contimg_dask/dispatching/disp
 # Modules that may import inside a function, and why.
 LATE_IMPORTS = {
     "contimg_dask/phasing.py": "pyuvdata takes 0.7 s to load, and only workers need it",
+    "contimg_dask/quicklook/rendering.py": "matplotlib is an extra, and only pictures need it",
     "contimg_dask/uvh5/catalogue.py": "pyuvdata takes 0.7 s to load, and only workers need it",
 }
 
