@@ -18,6 +18,7 @@ from contimg_dask.api.details import detail_of
 from contimg_dask.api.drawing import HEIGHT, WIDTH, steps
 from contimg_dask.catalogue.groups import list_groups
 from contimg_dask.lifecycle import STATES
+from contimg_dask.quicklook.rendering import SIZES
 from contimg_dask.status import span
 
 _PAGE_ROWS = 100
@@ -58,7 +59,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"size": size, "moment": moment, "span": span, "facts": _facts}
-    environment.globals |= {"WIDTH": WIDTH, "HEIGHT": HEIGHT, "STATES": STATES}
+    environment.globals |= {"WIDTH": WIDTH, "HEIGHT": HEIGHT, "STATES": STATES, "PLOT_SIZES": SIZES}
     return environment
 
 

@@ -112,7 +112,10 @@ def test_a_browser_opens_the_group_and_sees_its_plots(done: Done) -> None:
         await tab.until(f"document.getElementById('g-{done.key}') !== null")
         await tab.evaluate(f"document.getElementById('g-{done.key}').click()")
         await tab.until(f"location.pathname === '/groups/{done.key}'")
-        await tab.until(f"document.images.length === {len(KINDS)}")
+        await tab.until(f"document.images.length === {len(KINDS) - 1}")
+        assert await tab.evaluate("document.querySelector('#quicklook small a').href") in (
+            f"{done.site.url}/api/v1/groups/{done.key}/quicklook/overview.png",
+        )
         await tab.evaluate("document.images[0].scrollIntoView()")
         await tab.evaluate("for (const image of document.images) image.loading = 'eager'")
         await tab.until("[...document.images].every((image) => image.naturalWidth > 500)", 60)
