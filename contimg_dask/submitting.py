@@ -53,6 +53,7 @@ NOT_OF_A_JOB = frozenset(
         "rescan_s",
         "poll",
         "live_within_s",
+        "keep_events_days",
         "log_format",
     }
 )
