@@ -373,7 +373,7 @@ def test_no_refusal_shows_a_password(call: Call) -> None:
         (("retry", "99"), "there is no such group"),
         (("retry",), "give groups, or --all"),
         (("retry", "--all", "1"), "give groups, or --all"),
-        (("retry", "1", "--state", "removed"), "--state goes with --all"),
+        (("retry", "1", "--state", "removed"), "--state and --reason go with --all"),
         (("drain", "10.9.9.9"), "has seen no such node; known: 10.0.0.1"),
         (("products", "--start", "soon"), "is not a time"),
         (("reconcile", "{missing}"), "there is no such directory"),
