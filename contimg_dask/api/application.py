@@ -34,8 +34,9 @@ from contimg_dask.settings import Settings
 from contimg_dask.status import Status, look
 
 _STATUS_FRESH_S, _PAGE_FRESH_S = 1.0, 1.0
-_THREADS = 12
-"""Fewer than connections of the catalogue's pool, so that none waits for one."""
+_THREADS = 6
+"""Fewer than connections of the catalogue's pool, so that none waits for one; and so few that they
+leave the interpreter to the one that answers."""
 _CODES = {404: "not-found", 405: "wrong-method"}
 
 
@@ -52,11 +53,11 @@ def make_context(catalogue: Catalogue, settings: Settings) -> Context:
         del key
         return look(catalogue, None)
 
+    status = Remembered[None, Status](look_around, _STATUS_FRESH_S)
+
     def see_night(key: None) -> Night:
         del key
-        return see(catalogue)
-
-    status = Remembered[None, Status](look_around, _STATUS_FRESH_S)
+        return see(catalogue, status.get(None))
 
     def write(key: tuple[Any, ...]) -> bytes:
         return written(catalogue, lambda: status.get(None), key)

@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-_COST_FACTOR = 5.0
-"""An answer that took long is kept so many times longer: asking may take a fifth of the time."""
+_COST_FACTOR = 10.0
+"""An answer that took long is kept so many times longer: asking may take a tenth of the time."""
 _STALE_FACTOR = 5.0
 
 
@@ -31,7 +31,7 @@ class Remembered(Generic[Key, Value]):
     Parameters
     ----------
     ask
-        Finds the answer for a key.
+        Finds the answer for a key, which is not None.
     fresh_s
         How long an answer is good [s].
     most
@@ -45,11 +45,18 @@ class Remembered(Generic[Key, Value]):
         self._lock = threading.Lock()
         self._kept: OrderedDict[Key, _Kept[Value]] = OrderedDict()
 
-    def get(self, key: Key) -> Value:
-        """Return an answer that is fresh, or not much older."""
+    def peek(self, key: Key) -> Value | None:
+        """Return an answer that is fresh, or None; never waits."""
         kept = self._place(key)
         if kept.answer is not None and self._age(kept.answer) < 1.0:
             return kept.answer[0]
+        return None
+
+    def get(self, key: Key) -> Value:
+        """Return an answer that is fresh, or not much older."""
+        if (fresh := self.peek(key)) is not None:
+            return fresh
+        kept = self._place(key)
         usable = kept.answer is not None and self._age(kept.answer) < _STALE_FACTOR
         if not kept.lock.acquire(blocking=not usable) and kept.answer is not None:
             return kept.answer[0]

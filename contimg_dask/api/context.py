@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
 from contimg_dask.api.caching import Remembered
 from contimg_dask.api.feed import EventFeed
@@ -34,13 +35,18 @@ class Context:
     pages: Remembered[tuple[object, ...], bytes]
     quicklooks: QuickLooks = field(default_factory=QuickLooks)
 
+    async def page(self, key: tuple[object, ...]) -> bytes:
+        """Return a document that many ask for; one that is fresh costs no thread."""
+        fresh = self.pages.peek(key)
+        return await run_in_threadpool(self.pages.get, key) if fresh is None else fresh
+
     def changed(self) -> None:
         """Have the next who asks see what was changed."""
         for remembered in (self.status, self.night, self.pages):
             remembered.forget()
 
 
-def _context_of(request: Request) -> Context:
+async def _context_of(request: Request) -> Context:
     found: Context = request.app.state.context
     return found
 
@@ -48,8 +54,8 @@ def _context_of(request: Request) -> Context:
 Here = Annotated[Context, Depends(_context_of)]
 
 
-def _may_change(request: Request) -> Context:
-    context = _context_of(request)
+async def _may_change(request: Request) -> Context:
+    context = await _context_of(request)
     context.tokens.check(request.headers.get("authorization"))
     return context
 

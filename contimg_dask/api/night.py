@@ -23,7 +23,7 @@ from contimg_dask.catalogue.overview import FailureLine, RunningLine
 from contimg_dask.catalogue.recent import RecentGroup, recent_groups
 from contimg_dask.catalogue.records import GroupRow, NodeRow
 from contimg_dask.lifecycle import State
-from contimg_dask.status import Status, look, span
+from contimg_dask.status import Status, span
 
 DAY_S = 86400.0
 HOURS = 24
@@ -91,9 +91,8 @@ class Night:
     dashboard: str | None
 
 
-def see(catalogue: Catalogue) -> Night:
-    """Look at a catalogue."""
-    status = look(catalogue, None)
+def see(catalogue: Catalogue, status: Status) -> Night:
+    """Return a night whose status is known already."""
     now_s = status.overview.time_s
     recent = recent_groups(catalogue, hours_until(now_s, HOURS)[0], _MOST_RECENT)
     plot, live = latency(recent, now_s, limit_s=GROUP_S, hours=HOURS)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+
+from anyio import CapacityLimiter, to_thread
 
 from contimg_dask.errors import NotFoundError, QuicklookError
 from contimg_dask.quicklook.rendering import KINDS, render
@@ -25,13 +26,10 @@ class Picture:
 
 
 class QuickLooks:
-    """Draws quick-looks, one at a time, so that a page full of them leaves the cores to others.
-
-    Safe under threads.
-    """
+    """Draws quick-looks, one at a time: a page full of them leaves cores and threads to others."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._one_at_a_time = CapacityLimiter(1)
         self._kept: OrderedDict[str, bytes] = OrderedDict()
 
     def kinds_of(self, product: Path) -> tuple[str, ...]:
@@ -55,7 +53,7 @@ class QuickLooks:
         words = (str(product), kind, str(found.st_ino), str(found.st_mtime_ns))
         return f'"{hashlib.sha256("|".join(words).encode()).hexdigest()[:32]}"'
 
-    def picture(self, product: Path, kind: str) -> Picture:
+    async def picture(self, product: Path, kind: str) -> Picture:
         """Return a plot of a product.
 
         Raises
@@ -66,13 +64,13 @@ class QuickLooks:
             It cannot be read or drawn.
         """
         etag = self.etag(product, kind)
-        with self._lock:
-            if etag not in self._kept:
-                self._kept[etag] = _drawn(product, kind)
-                while len(self._kept) > _MOST_KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(etag)
-            return Picture(etag=etag, png=self._kept[etag])
+        if etag not in self._kept:
+            drawn = await to_thread.run_sync(_drawn, product, kind, limiter=self._one_at_a_time)
+            self._kept[etag] = drawn
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(etag)
+        return Picture(etag=etag, png=self._kept[etag])
 
 
 def _drawn(product: Path, kind: str) -> bytes:

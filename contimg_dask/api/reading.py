@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from contimg_dask.api import asked
 from contimg_dask.api.answers import (
@@ -35,13 +36,13 @@ router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
 
 
 @router.get("/status", response_model=dict[str, Any])
-def status(context: Here, job: asked.JobNumber = None) -> Response:
+async def status(context: Here, job: asked.JobNumber = None) -> Response:
     """How the queue does: as 'contimg-dask status --json', of the last seconds."""
-    return JsonBytes(context.pages.get(("status", job)))
+    return JsonBytes(await context.page(("status", job)))
 
 
 @router.get("/groups", response_model=GroupPage)
-def list_of_groups(
+async def list_of_groups(
     context: Here,
     state: asked.States = None,
     job: asked.JobNumber = None,
@@ -57,7 +58,7 @@ def list_of_groups(
     states = tuple(sorted(set(state))) if state else None
     moments = (moment_to_mjd(start), moment_to_mjd(end))
     key = ("groups", states, job, reason, *moments, output, after, limit, newest_first)
-    return JsonBytes(context.pages.get(key))
+    return JsonBytes(await context.page(key))
 
 
 @router.get("/groups/{key}", response_model=GroupDetail)
@@ -69,15 +70,18 @@ def one_group(context: Here, key: asked.Number) -> Response:
 @router.get("/groups/{key}/quicklook/{kind}.png", response_class=Response, responses={
     200: {"content": {"image/png": {}}}, 304: {"description": "as before"},
 })  # fmt: skip
-def quicklook(context: Here, request: Request, key: asked.Number, kind: asked.PlotName) -> Response:
+async def quicklook(
+    context: Here, request: Request, key: asked.Number, kind: asked.PlotName
+) -> Response:
     """A quick-look plot of a group's product."""
-    product = product_of_group(context, get_row(context.catalogue, key))
+    row = await run_in_threadpool(get_row, context.catalogue, key)
+    product = await run_in_threadpool(product_of_group, context, row)
     if product is None:
         raise NotFoundError(f"group {key} has no product")
     headers = {"cache-control": "no-cache", "etag": context.quicklooks.etag(product, kind)}
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
-    picture = context.quicklooks.picture(product, kind)
+    picture = await context.quicklooks.picture(product, kind)
     headers["etag"] = picture.etag
     return Response(picture.png, media_type="image/png", headers=headers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -21,6 +22,7 @@ STOP_TIMEOUT_S = 5
 _KEEP_ALIVE_S = 30
 _LARGEST_HEAD_BYTES = 32 * 1024
 _BACKLOG = 512
+_SWITCH_S = 0.001
 
 
 def serve(
@@ -70,6 +72,8 @@ def serve(
         h11_max_incomplete_event_size=_LARGEST_HEAD_BYTES,
         proxy_headers=False,
     )
+    # Threads that look into the catalogue hand the interpreter over sooner to the one that answers.
+    sys.setswitchinterval(_SWITCH_S)
     # uvicorn sends itself what it was stopped by once more, when it has stopped.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

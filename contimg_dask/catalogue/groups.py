@@ -35,6 +35,9 @@ __all__ = [
     "live_jobs_of",
 ]
 
+_LAST = groups.alias("last")
+"""The last group of the page before."""
+
 
 def get_group(catalogue: Catalogue, key: int) -> QueuedGroup:
     """Return a group with its files.
@@ -124,8 +127,8 @@ def list_groups(
         query = query.where(groups.c.start_ms < start_ms_of(end_mjd))
     place = tuple_(groups.c.start_ms, groups.c.key)
     if after is not None:
-        last = groups.alias("last")
-        there = select(last.c.start_ms, last.c.key).where(last.c.key == after).scalar_subquery()
+        last = select(_LAST.c.start_ms, _LAST.c.key).where(_LAST.c.key == after)
+        there = last.scalar_subquery()
         query = query.where(place < there if newest_first else place > there)
     order = (groups.c.start_ms, groups.c.key)
     query = query.order_by(*((column.desc() for column in order) if newest_first else order))
