@@ -156,7 +156,7 @@ def log_level(context: Here) -> LogLevelNow:
 def set_log_level(
     context: HereWithToken, request: Request, body: asked.LogLevelBody
 ) -> LogLevelNow:
-    """Have dispatcher and web interface log from this level on, within seconds."""
+    """Have whoever dispatches, and the web interface, log from this level on."""
     now = leases.log_level(context.catalogue)
     leases.set_log_level(context.catalogue, body.level, by=_who(request))
     logged_from(body.level, now)

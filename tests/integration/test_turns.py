@@ -5,18 +5,19 @@ The connection is a small class that has every attempt end at once, as a test as
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
-from contimg_dask.catalogue import groups, jobs, leases, queue
+from contimg_dask.catalogue import groups, jobs, leases, nodes, queue
 from contimg_dask.catalogue.opening import Catalogue, CatalogueError, open_catalogue
 from contimg_dask.catalogue.records import GroupRow
 from contimg_dask.catalogue.tables import groups as groups_table
@@ -36,12 +37,14 @@ from contimg_dask.execution.runner import Completion
 from contimg_dask.model import Attempt, ConversionPlan, GroupRecord, Tier
 from contimg_dask.settings import Settings
 from contimg_dask.staging import room
+from contimg_dask.staging.reserving import TierUsage
 from contimg_dask.submitting import Backlog, submit
 from tests.acceptance.conftest import make_groups
 from tests.integration.catalogue.nouns import begun
 
 TINY = {"subbands": 2, "antennas": 3, "integrations": 2, "channels": 4}
 NODE = "10.0.0.1"
+USAGE = TierUsage(name="tmpfs", root="/x", promised_bytes=5, used_bytes=3, free_bytes=90)
 PATIENCE_S = 30.0
 
 
@@ -86,6 +89,9 @@ class Here:
 
     def watch(self, tiers: Collection[tuple[Tier, ...]]) -> bool:
         return True
+
+    def staging(self, node: str) -> dict[str, Any]:
+        return {"tiers": [asdict(USAGE)]}
 
     def sweep(self, roots: Any, owners: Any) -> None:
         """Find nothing to remove."""
@@ -210,6 +216,28 @@ def test_every_group_comes_to_its_product_in_order_of_time(desk: Desk) -> None:
     desk.run(desk.is_done)
     assert desk.states == ["published"] * 3
     assert desk.handed.paths == [row.path for row in desk.rows]
+
+
+def test_nodes_are_known_with_how_their_staging_stands(desk: Desk) -> None:
+    desk.submit()
+    desk.run(desk.is_done)
+    (node,) = nodes.list_nodes(desk.catalogue)
+    assert (node.name, node.facts) == (NODE, {"tiers": [asdict(USAGE)]})
+
+
+def test_a_dispatcher_logs_from_the_level_that_people_ask_for(desk: Desk) -> None:
+    root = logging.getLogger()
+    before, seen = root.level, set()
+    leases.set_log_level(desk.catalogue, "debug", by="me")
+
+    def is_done() -> bool:
+        seen.add(root.level)
+        if root.level == logging.DEBUG:
+            leases.set_log_level(desk.catalogue, None, by="me")
+        return {before, logging.DEBUG} <= seen and root.level == before
+
+    desk.run(is_done)
+    assert root.level == before
 
 
 def test_an_error_nobody_foresaw_sets_its_group_aside_and_the_others_go_on(desk: Desk) -> None:

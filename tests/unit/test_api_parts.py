@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from contimg_dask.api.caching import Remembered
 from contimg_dask.api.drawing import HEIGHT, WIDTH, latency, nice, quantile, steps, throughput
+from contimg_dask.api.guarding import Guard
 from contimg_dask.api.night import timeline
 from contimg_dask.api.refusals import (
     STATUS_OF,
@@ -105,6 +109,29 @@ def test_without_roots_nothing_may_be_named_but_products_of_their_output(tmp_pat
     assert roots.product(str(product), str(tmp_path / "out")) == product
     with pytest.raises(OutsideRootsError):
         roots.product("/etc/passwd", str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1", 200), ("localhost:8790", 200), ("[::1]:8790", 200), ("10.0.0.1:8790", 200),
+     ("Night.Example", 200), ("other.example", 421), ("10.0.0.2", 421)],
+)  # fmt: skip
+def test_it_answers_to_its_own_names_alone(host: str, status: int) -> None:
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("here")(scope, receive, send)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", host.encode())]}
+    asyncio.run(Guard(app, ["10.0.0.1", "night.example"])(scope, receive, send))
+    assert sent[0]["status"] == status
+    assert (b"x-frame-options", b"DENY") in sent[0]["headers"]
 
 
 def test_every_error_has_a_status_and_one_form() -> None:

@@ -24,7 +24,8 @@ function showLink() {
   const age = Math.round((Date.now() - lastSeen) / 1000);
   const lost = age > 25;
   linkState.classList.toggle("lost", lost);
-  linkState.textContent = lost ? `NOT CONNECTED: what you see is ${age} s old` : "live";
+  const text = lost ? `NOT CONNECTED: what you see is ${age} s old` : "live";
+  if (linkState.textContent !== text) linkState.textContent = text; // said once, not every time
 }
 
 function revealButtons(root) {
