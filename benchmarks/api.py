@@ -29,13 +29,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from convert import machine
 
 from contimg_dask.catalogue import groups, jobs
 from contimg_dask.catalogue.opening import open_catalogue
 from contimg_dask.catalogue.records import Arriving
 from contimg_dask.simulate import Observation, simulate
-from tests.api.site import serving
+from tests.api.site import Site, serving
 from tests.integration.catalogue.nouns import make_group
 from tests.night import dispatched, followed, new_job, seen_nodes
 from tests.services import COMMAND
@@ -182,6 +183,12 @@ def beside(work: Path, new_load: Any, rounds: int) -> dict[str, Any]:
     }
 
 
+def cpu_seconds(site: Site) -> dict[str, float]:
+    """What web interface and generator have used of the processors so far."""
+    serving_it = psutil.Process(site.process.pid).cpu_times()
+    return {"interface": serving_it.user + serving_it.system, "generator": time.process_time()}
+
+
 def plot(results: dict[str, Any], path: Path) -> None:
     import matplotlib
 
@@ -225,8 +232,12 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
 
         site.get("/api/v1/status")
         alone = new_load()
+        used = cpu_seconds(site)
         with alone.running():
             time.sleep(chosen.seconds)
+        cores = {
+            name: (after - used[name]) / chosen.seconds for name, after in cpu_seconds(site).items()
+        }
         print(f"alone: {alone.summary()}", flush=True)
         time.sleep(SETTLE_S)
         began_s = time.perf_counter()
@@ -240,6 +251,7 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
             "rate_per_s": chosen.rate,
             "load_average": os.getloadavg(),
             "alone": alone.summary() | {"taken_ms": [1e3 * value for value in alone.taken_s]},
+            "cores_alone": cores,
             "metrics_ms": 1e3 * metrics_s,
             "page_ms": 1e3 * page_s,
             "conversion": beside(chosen.work, new_load, chosen.rounds),
