@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
 
 from cluster.testbed import Bed
-from contimg_dask.catalogue import groups, jobs, tables
+from contimg_dask.catalogue import groups, jobs
 from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from contimg_dask.catalogue.records import AttemptRow, GroupRow
 from contimg_dask.geometry import part_of
@@ -127,13 +126,13 @@ class Backlog:
 
     @property
     def moved_bytes(self) -> Counter[str]:
-        """Bytes by link, as the catalogue keeps them with its groups."""
+        """Bytes by link, as `contimg-dask groups` tells them."""
+        done = self.site.bed.run(COMMAND, "groups", "--job", str(self.job), "--json")
+        assert done.returncode == 0, done.stderr
         moved: Counter[str] = Counter()
-        keys = [group.key for group in self.groups]
-        query = select(tables.groups.c.facts).where(tables.groups.c.key.in_(keys))
-        with self.site.catalogue.reading() as connection:
-            for facts in connection.scalars(query):
-                moved.update(facts["moved_bytes"])
+        for group in json.loads(done.stdout)["groups"]:
+            for link in group["moved_bytes"]:
+                moved[f"{link['from_node']}>{link['to_node']}"] += link["bytes"]
         return moved
 
     def is_done(self) -> bool:
