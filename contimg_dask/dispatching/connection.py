@@ -208,6 +208,7 @@ class Connection:
         if self._runner is None or self._cluster is None or self._nodes is None:
             return []
         found = []
+        silent = self._runner.silent_nodes()
         for name, workers in self._cluster.nodes.items():
             here = [r for r in self._runner.running if r.node == name]
             measured_s = self._nodes.measured_s(name)
@@ -224,6 +225,7 @@ class Connection:
                     unseen_bytes=sum(r.plan.bytes_staged for r in unseen),
                     draining=name in draining,
                     reduces=self._nodes.reduces(name),
+                    silent=name in silent,
                 )
             )
         return found

@@ -37,7 +37,7 @@ _POLL_S = 0.5
 _CATALOGUE_AGAIN_S = 2.0
 _LIVE_FIRST = 10**12
 _PRIORITY_STEP = 10**8
-_NO_NODE = 'waiting: every node is being drained, or makes parts only (role "stage")'
+_NO_NODE = 'waiting: every node is being drained, not heard of, or makes parts only (role "stage")'
 _STOPPED = Reason(code=INTERRUPTED, text="its dispatcher was stopped before it was done")
 
 

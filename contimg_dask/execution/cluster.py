@@ -26,6 +26,10 @@ from contimg_dask.execution.scratch import scratch_directory
 _CONNECT_TIMEOUT_S = 5
 _NO_FILES = TlsFiles()
 
+_SILENT_AFTER_S = 3.0
+_SILENT_AFTER_S_PER_WORKER = 0.02
+"""Workers tell of themselves every 0.5 s, and with n of them at least every 1 + n/200 s."""
+
 _EMBEDDED_CONFIGURATION = {
     # One death of a worker ends the attempt: whether to try again is decided here, not by Dask.
     "distributed.scheduler.allowed-failures": 0,
@@ -239,6 +243,22 @@ def hosts(client: Client) -> dict[str, int]:
     for facts in _workers(client).values():
         count[facts["host"]] = count.get(facts["host"], 0) + 1
     return count
+
+
+def silent_hosts(client: Client) -> set[str]:
+    """Return the hosts that have said nothing for a while, by IP: they may be gone, or very busy.
+
+    Dask takes a worker for lost after a minute (``worker-ttl``) only. Until then whatever is given
+    to a host that is cut off or frozen is lost with it.
+    """
+    heard_s: dict[str, float] = {}
+    workers = _workers(client)
+    for facts in workers.values():
+        heard_s[facts["host"]] = max(heard_s.get(facts["host"], 0.0), facts["last_seen"])
+    # Held against the latest sign of any, so that no two clocks are compared.
+    bound_s = _SILENT_AFTER_S + _SILENT_AFTER_S_PER_WORKER * len(workers)
+    latest_s = max(heard_s.values(), default=0.0)
+    return {host for host, moment_s in heard_s.items() if latest_s - moment_s > bound_s}
 
 
 def workers_on(client: Client, nodes: set[str]) -> list[str]:
