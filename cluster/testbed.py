@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cluster.hosts import MARK, Loopback, Namespaces, quiet, remove_dead_beds
 from contimg_dask.deploy.inventory import Inventory, read_inventory
 from contimg_dask.deploy.rendering import (
@@ -148,6 +150,14 @@ class Bed:
     def thaw(self, name: str) -> None:
         """Let them go on."""
         self.hosts[name].signal(signal.SIGCONT)
+
+    def pids(self, name: str) -> list[int]:
+        """Return the processes of a host."""
+        process = self.hosts[name].process
+        if process is None:
+            return []
+        first = psutil.Process(process.pid)
+        return [first.pid, *(child.pid for child in first.children(recursive=True))]
 
     def workers(self) -> dict[str, int]:
         """Return how many workers of each node the scheduler knows; empty when it does not answer."""

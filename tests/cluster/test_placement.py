@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,13 @@ from contimg_dask.catalogue.records import AttemptRow, GroupRow
 from contimg_dask.geometry import part_of
 from contimg_dask.publishing.manifest import geometry_in, read_manifest
 from tests.acceptance.conftest import make_groups, tree
+from tests.cluster.memory_limit import NoControlGroup, memory_limit
 from tests.cluster.test_bed import COMMAND, MENDED, cut, freeze, kill, staging_of, until
 from tests.reference import tile_files
 
 Lose = Callable[[Bed, str], None]
 GROUPS, SUBBANDS = 3, 4
+MIB = 1 << 20
 FIRST = ("--end", "2025-10-05T03:14:00")
 """Of the groups, the first one only."""
 
@@ -62,16 +64,22 @@ class Site:
     incoming: Path
 
     def submit(
-        self, name: str, *options: str, placement: str = "subband", wait_s: int = 100
+        self,
+        name: str,
+        *options: str,
+        placement: str = "subband",
+        wait_s: int = 100,
+        incoming: Path | None = None,
     ) -> Backlog:
         out = self.bed.directory / "out" / name
-        source = "/each/node/has/its/own" if placement == "subband" else self.incoming
+        seen = incoming or self.incoming
+        source = "/each/node/has/its/own" if placement == "subband" else seen
         done = self.bed.run(
             "env", f"CONTIMG_DASK_NODE_WAIT_S={wait_s}",
             COMMAND, "submit", source, out, "--placement", placement, "--json", *options,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        return Backlog(self, json.loads(done.stdout)["job"], out)
+        return Backlog(self, json.loads(done.stdout)["job"], out, seen)
 
     @property
     def gates(self) -> Path:
@@ -107,6 +115,7 @@ class Backlog:
     site: Site
     job: int
     out: Path
+    incoming: Path
 
     @property
     def groups(self) -> list[GroupRow]:
@@ -147,7 +156,7 @@ class Backlog:
         assert len(self.products) == count
         ended = Counter(attempt.state for attempt in self.attempts)
         assert ended["published"] == count
-        words = [COMMAND, "verify", str(self.products[-1]), "--input", str(self.site.incoming)]
+        words = [COMMAND, "verify", str(self.products[-1]), "--input", str(self.incoming)]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -404,3 +413,34 @@ def test_groups_on_one_node_each_are_published_elsewhere_when_those_are_lost(sit
     site.bed.wait_for_all()
     backlog.assert_nothing_is_left()
     assert len(backlog.products) == GROUPS
+
+
+def test_a_group_whose_worker_the_kernel_kills_for_memory_is_published_once_elsewhere(
+    site: Site, tmp_path: Path
+) -> None:
+    size_bytes = 8 * MIB
+    make_groups(tmp_path, groups=1, subbands=SUBBANDS, antennas=48, integrations=8, channels=48)
+    # A step reads more than twice of what it gets, and writes as much into the node's tmpfs.
+    assert min(path.stat().st_size for path in tmp_path.iterdir()) > size_bytes
+    with ExitStack() as stack:
+        try:
+            limit = stack.enter_context(memory_limit())
+        except NoControlGroup as error:
+            pytest.skip(str(error))
+        with site.held("group_part") as holders:
+            backlog = site.submit("oom", placement="group", incoming=tmp_path)
+            until(holders)
+            (node,) = set(holders())
+            limit.hold(site.bed.pids(node), size_bytes)
+        until(lambda: limit.kills)
+        limit.lift()
+        backlog.assert_published_once(1)
+    lost, published = backlog.attempts
+    assert (lost.node, lost.state) == (site.ip(node), "lost")
+    assert lost.reason is not None
+    assert lost.reason.code == "worker-lost"
+    assert "killed, or out of memory" in lost.reason.text
+    assert published.node != lost.node
+    # The nanny has started another one: nothing stays on the node either.
+    site.bed.wait_for_all()
+    backlog.assert_nothing_is_left()
