@@ -173,7 +173,7 @@ class Dispatcher:
 
     def _look_around(self) -> None:
         """Count nodes, hear of people's wishes, have nodes swept; every few seconds."""
-        if not self._connection.watch(self._preparer.tiers):
+        if not self._connection.watch(self._preparer.tiers, closely=bool(self._later)):
             return
         there = self._connection.workers
         if there.keys() - self._there:
