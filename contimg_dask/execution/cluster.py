@@ -26,10 +26,6 @@ from contimg_dask.execution.scratch import scratch_directory
 _CONNECT_TIMEOUT_S = 5
 _NO_FILES = TlsFiles()
 
-_SILENT_AFTER_S = 3.0
-_SILENT_AFTER_S_PER_WORKER = 0.02
-"""Workers tell of themselves every 0.5 s, and with n of them at least every 1 + n/200 s."""
-
 _EMBEDDED_CONFIGURATION = {
     # One death of a worker ends the attempt: whether to try again is decided here, not by Dask.
     "distributed.scheduler.allowed-failures": 0,
@@ -245,6 +241,12 @@ def hosts(client: Client) -> dict[str, int]:
     return count
 
 
+def silent_after_s(workers: int) -> float:
+    """Return after how long without a sign a worker counts as silent, among so many [s]."""
+    # Workers tell of themselves every 0.5 s, and n of them at least every 1 + n/200 s.
+    return 3.0 + workers / 50
+
+
 def silent_hosts(client: Client) -> set[str]:
     """Return the hosts that have said nothing for a while, by IP: they may be gone, or very busy.
 
@@ -256,9 +258,8 @@ def silent_hosts(client: Client) -> set[str]:
     for facts in workers.values():
         heard_s[facts["host"]] = max(heard_s.get(facts["host"], 0.0), facts["last_seen"])
     # Held against the latest sign of any, so that no two clocks are compared.
-    bound_s = _SILENT_AFTER_S + _SILENT_AFTER_S_PER_WORKER * len(workers)
-    latest_s = max(heard_s.values(), default=0.0)
-    return {host for host, moment_s in heard_s.items() if latest_s - moment_s > bound_s}
+    since_s = max(heard_s.values(), default=0.0) - silent_after_s(len(workers))
+    return {host for host, at_s in heard_s.items() if at_s < since_s}
 
 
 def workers_on(client: Client, nodes: set[str]) -> list[str]:

@@ -169,6 +169,8 @@ def test_the_scheduler_tells_prometheus_of_groups_and_tasks(watched: Watched) ->
     assert ID in groups
     assert "live" in groups
     assert "part 0/2" in groups
+    assert "1 group<" in groups
+    assert number(shown(watched.dashboard)["numbers"], "groups in flight, 1 live") == "1"
     watched.client.cancel(slow)
 
 
@@ -208,6 +210,18 @@ def test_a_browser_shows_the_page_and_it_fits(watched: Watched, width: int) -> N
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 5000
     assert taken <= width, "one would have to scroll sideways"
+
+
+def test_a_node_that_is_not_heard_of_is_called_so(watched: Watched) -> None:
+    (pid,) = watched.client.run(os.getpid).values()
+    assert "not heard of" not in shown(watched.dashboard)["groups"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = shown_once(lambda now: "not heard of for" in now["groups"], watched.dashboard)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert re.search(r"127\.0\.0\.1.*not heard of for [3-9] s", found["groups"])
+    shown_once(lambda now: "not heard of" not in now["groups"], watched.dashboard)
 
 
 def test_a_worker_that_dies_is_a_failure_on_a_page_that_lives_on(watched: Watched) -> None:
