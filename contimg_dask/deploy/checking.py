@@ -117,7 +117,7 @@ def _judge_workers(
         if worker.digest is None:
             text = "other settings: its workers know no inventory"
             found.append(_fail(node.name, text, restart))
-        elif worker.digest != inventory.digest:
+        elif worker.digest != inventory.digest_of(node):
             text = "other settings: its workers started with another nodes.toml than this one"
             found.append(_fail(node.name, text, restart))
         if worker.threads != 1:
