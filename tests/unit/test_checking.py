@@ -63,7 +63,10 @@ def cluster_facts(inventory: Inventory, first: NodeFacts, **changes: Any) -> Clu
         versions=versions,
         scheduler_versions=versions,
         days_left={"the authority": 3000.0, "its certificate": 200.0},
-        nodes={"node1": first, "node2": node_facts(inventory)},
+        nodes={
+            "node1": first,
+            "node2": node_facts(inventory, digest=inventory.digest_of(inventory.nodes[1])),
+        },
     )
     return replace(fine, **changes)
 
