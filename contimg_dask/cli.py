@@ -15,6 +15,7 @@ _COMMANDS = {
     "convert": ("cli_convert:convert", "Convert every complete group in a directory."),
     "convert-group": ("cli_convert:convert_group", "Convert exactly these files as one group."),
     "submit": ("cli_submit:submit_command", "Queue a backlog for the dispatcher."),
+    "stream": ("cli_stream:stream_command", "Convert what the telescope writes, as it comes."),
     "dispatch": ("cli_dispatch:dispatch_command", "Convert what is queued, until stopped."),
     "status": ("cli_status:status_command", "Say how the queue does."),
     "groups": ("cli_queue:groups_command", "List groups, with what became of them and why."),

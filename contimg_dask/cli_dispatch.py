@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import signal
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -14,13 +11,17 @@ from contimg_dask.cli_errors import refusals
 from contimg_dask.cli_options import dispatcher_options, settings_of
 from contimg_dask.dispatching.service import run_dispatcher
 from contimg_dask.offline import use_packaged_tables
+from contimg_dask.saying import LogLines
 from contimg_dask.settings import catalogue_place
+from contimg_dask.stopping import StopSignals, hear_libraries, write_line
 
 
 @click.command("dispatch")
 @click.option("--groups-in-flight", type=int, metavar="N", help="At the same time per node [2].")
 @click.option(
+    "--stop-timeout",
     "--stop-timeout-s",
+    "stop_timeout_s",
     type=int,
     metavar="S",
     help="What still runs so long after SIGTERM is given back [60].",
@@ -36,7 +37,8 @@ def dispatch_command(**options: Any) -> None:
     contimg-dask dispatch --scheduler tcp://10.0.0.1:8786 --catalogue /var/lib/contimg/catalogue.sqlite
     """  # fmt: skip
     settings = settings_of(options)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    say = LogLines(settings.log_format, write_line)
+    hear_libraries(say)
     use_packaged_tables()
     stop = StopSignals()
     with refusals(), open_catalogue(catalogue_place(settings)) as catalogue:
@@ -47,21 +49,3 @@ def dispatch_command(**options: Any) -> None:
             stop_timeout_s=settings.stop_timeout_s,
             on_line=say,
         )
-
-
-def say(text: str) -> None:
-    """Print a line of a log: the time, then a sentence."""
-    moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    click.echo(f"{moment} {text}", err=True)
-
-
-class StopSignals:
-    """Counts SIGTERM and SIGINT, and interrupts nothing."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._heard)
-
-    def _heard(self, *_: object) -> None:
-        self.count += 1

@@ -50,6 +50,7 @@ _PRODUCT: tuple[Option, ...] = (
     click.option("--tmpfs-path", metavar="DIR", help="Where that is [/dev/shm]."),
     click.option("--tmpfs-budget", metavar="SIZE", help="The most they may take there together."),
     click.option("--scratch-dir", metavar="DIR", help="Stage products on this disk."),
+    click.option("--disk-reserve", metavar="SIZE", help="Leave so much free on the disk of products."),
     click.option("--kind", type=click.Choice(["science", "calibrator"]), default="science",
                  help="Branch of the layout: science/ or calibrators/ [science]."),
     click.option("--mode", "product_mode", metavar="OCTAL",
@@ -105,8 +106,13 @@ PLACEMENT: Option = click.option(
 )
 product_options = shared(_PRODUCT, PLACEMENT, CATALOGUE, CONFIG)
 """What goes with a job."""
-dispatcher_options = shared(_CLUSTER, _LISTENERS, CATALOGUE, CONFIG)
+_LOG: Option = click.option(
+    "--log-format", type=click.Choice(["text", "json"]), help="Lines as text, or JSON [text]."
+)
+dispatcher_options = shared(_CLUSTER, _LISTENERS, _LOG, CATALOGUE, CONFIG)
 """What is the dispatcher's own."""
+stream_options = shared(_CLUSTER, _PRODUCT, _LISTENERS, _LOG, CATALOGUE, CONFIG)
+"""What goes with the groups of a stream, and what is the dispatcher's."""
 
 
 def settings_of(options: dict[str, Any], **more: Any) -> Settings:

@@ -118,8 +118,9 @@ def _plan(group: Group, request: Request) -> ConversionPlan:
     )
     # What cannot fit is refused before anything is started for it. A mapper may put the target on
     # another file system than the output.
-    check_room(request.output_dir, plan.bytes_product)
-    check_room(target.absolute().parent, plan.bytes_product)
+    reserve_bytes = size_bytes(settings.disk_reserve) if settings.disk_reserve else 0
+    check_room(request.output_dir, plan.bytes_product, reserve_bytes)
+    check_room(target.absolute().parent, plan.bytes_product, reserve_bytes)
     return plan
 
 

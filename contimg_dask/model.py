@@ -147,13 +147,13 @@ class ProductOptions:
 class Tier:
     """A place to stage products in.
 
-    ``budget_bytes`` bounds what attempts may take of it together; None where its free space alone
-    decides.
+    ``budget_bytes`` bounds what attempts may take of it together, ``kept_bytes`` are left free.
     """
 
     name: TierName
     root: str
     budget_bytes: int | None = None
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

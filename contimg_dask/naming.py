@@ -14,6 +14,9 @@ from contimg_dask.model import MJD_JD_OFFSET_D, Kind
 _SUBBAND_FILE = re.compile(
     r"(?P<stamp>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:_sb(?P<number>\d\d))?\.hdf5"
 )
+_UNFINISHED = re.compile(r"(?P<stem>[^.].*)_incomplete\.hdf5")
+# As rsync calls a file that it has not received in full.
+_UNDER_WAY = re.compile(r"\.(?P<stem>[^.].*)\.hdf5\.[A-Za-z0-9]{6}")
 _MJD_OF_UNIX_EPOCH = 40587.0
 _DIRECTORY_OF_KIND: dict[Kind, str] = {"science": "science", "calibrator": "calibrators"}
 
@@ -50,6 +53,23 @@ def parse_file_name(name: str) -> FileName | None:
     if match is None or stamp_to_mjd(match["stamp"]) is None:
         return None
     return FileName(match["stamp"], None if match["number"] is None else int(match["number"]))
+
+
+def final_name(name: str) -> str | None:
+    """Return the name a file gets that is still being written under this one, or None.
+
+    Examples
+    --------
+    >>> final_name("2025-10-05T03:12:06_sb07_incomplete.hdf5")
+    '2025-10-05T03:12:06_sb07.hdf5'
+    >>> final_name(".2025-10-05T03:12:06_sb07.hdf5.x2Vb9Q")
+    '2025-10-05T03:12:06_sb07.hdf5'
+    """
+    match = _UNFINISHED.fullmatch(name) or _UNDER_WAY.fullmatch(name)
+    if match is None:
+        return None
+    final = match["stem"] + ".hdf5"
+    return final if parse_file_name(final) is not None else None
 
 
 def stamp_to_mjd(stamp: str) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from contimg_dask.catalogue import leases, nodes
+from contimg_dask.catalogue.latency import Latency, recent_latency
 from contimg_dask.catalogue.opening import Catalogue
 from contimg_dask.catalogue.overview import JobLine, Overview, overview
 from contimg_dask.catalogue.records import Lease, NodeRow, Pause
@@ -15,6 +16,7 @@ from contimg_dask.lifecycle import State
 
 SCHEMA = "contimg-dask.status/1"
 DISPATCHER = "dispatcher"
+STREAMS = "stream "
 
 _NODE_GONE_AFTER_S = 60.0
 _ORDER: tuple[State, ...] = (
@@ -26,7 +28,8 @@ _ORDER: tuple[State, ...] = (
 class Status:
     """What is known of a catalogue, or of one job of it, at one moment.
 
-    ``dispatcher`` is None when none holds the lease.
+    ``dispatcher`` is None when none holds the lease. ``streams`` are those that follow a directory
+    now, ``latency`` that of the live groups of the last day.
     """
 
     place: str
@@ -35,6 +38,8 @@ class Status:
     pause: Pause | None
     nodes: tuple[NodeRow, ...]
     job: int | None
+    streams: tuple[Lease, ...] = ()
+    latency: Latency | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that ``status --json`` prints."""
@@ -49,6 +54,11 @@ class Status:
                 "facts": lease.facts,
             }
         document["paused"] = None if self.pause is None else asdict(self.pause)
+        document["streams"] = [
+            {"holder": lease.holder, "since_s": lease.acquired_s, "facts": lease.facts}
+            for lease in self.streams
+        ]
+        document["live_latency"] = None if self.latency is None else self.latency.to_json()
         document["nodes"] = [asdict(node) for node in self.nodes]
         if self.job is not None:
             (document["job"],) = document.pop("jobs")
@@ -65,12 +75,15 @@ def look(catalogue: Catalogue, job: int | None) -> Status:
         pause=leases.paused(catalogue),
         nodes=tuple(nodes.list_nodes(catalogue)),
         job=job,
+        streams=tuple(leases.list_current(catalogue, STREAMS, time.time())),
+        latency=recent_latency(catalogue),
     )
 
 
 def lines(status: Status) -> Iterator[str]:
     """Yield what people read, most important first."""
     yield from _head(status)
+    yield from _streams(status)
     yield from _counts(status.overview)
     for job in status.overview.jobs:
         yield _job_line(job)
@@ -101,6 +114,29 @@ def _head(status: Status) -> Iterator[str]:
     if status.pause is not None:
         why = f": {status.pause.reason}" if status.pause.reason else ""
         yield f"PAUSED by {status.pause.by}{why}; go on with 'contimg-dask resume'"
+
+
+def _streams(status: Status) -> Iterator[str]:
+    followed = set()
+    for lease in status.streams:
+        facts = lease.facts
+        followed.add(facts.get("input_dir"))
+        last_s = facts.get("last_file_s")
+        last = "" if last_s is None else f"; last file {span(status.overview.time_s - last_s)} ago"
+        yield (
+            f"stream: {facts.get('state')} {facts.get('input_dir')} by {facts.get('by')}; "
+            f"{facts.get('files')} files, {facts.get('waiting_files')} not usable yet, "
+            f"{facts.get('collecting')} group(s) collecting{last}"
+        )
+    for job in status.overview.jobs:
+        if job.state == "streaming" and job.input_dir not in followed:
+            yield f"NO STREAM follows {job.input_dir} (job {job.id}) just now"
+    if status.latency is not None:
+        found = status.latency
+        yield (
+            f"live latency: median {found.median_s:.1f} s, 95 % within {found.p95_s:.1f} s, longest "
+            f"{found.longest_s:.1f} s, of {found.groups} group(s) in a day"
+        )
 
 
 def _counts(found: Overview) -> Iterator[str]:

@@ -9,7 +9,7 @@ import os
 import pwd
 import socket
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,12 @@ _OF_THE_DISPATCHER = frozenset(
         "retry_delay_s",
         "stop_timeout_s",
         "dispatcher_lease_s",
+        "collecting_timeout_s",
+        "settle_s",
+        "rescan_s",
+        "poll",
+        "live_within_s",
+        "log_format",
     }
 )
 """Settings of the process that dispatches; all others go with the job that was submitted."""
@@ -92,6 +98,11 @@ def new_job(backlog: Backlog) -> NewJob:
         return _new_job(backlog, 0)
     listed = list_files(backlog.input_dir, backlog.start_mjd, backlog.end_mjd)
     return _new_job(backlog, len(clusters_by_name(listed)))
+
+
+def job_of_stream(backlog: Backlog) -> NewJob:
+    """Return the job that the groups of a stream belong to: from its input to its output."""
+    return replace(_new_job(backlog, 0), live=True)
 
 
 def _new_job(backlog: Backlog, candidates: int) -> NewJob:

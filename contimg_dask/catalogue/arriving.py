@@ -98,6 +98,7 @@ class _Change:
     values: dict[str, Any]
     action: Arrival
     takes_files: bool
+    other_files: bool
     group: Group
 
 
@@ -141,7 +142,8 @@ class _Batch:
             "kind": self._job.kind,
             "job_id": self._job.id,
             "priority": self._job.priority,
-            "live": self._job.live,
+            "live": self._is_live(arriving),
+            "complete_s": arriving.complete_s,
             "path": None,
             "seconds": None,
             "facts": None,
@@ -153,16 +155,20 @@ class _Batch:
             values=values,
             action=action,
             takes_files=True,
+            other_files=False,
             group=arriving.group,
         )
 
     def _known(
         self, arriving: Arriving, identity: Identity, row: Row, again: bool, untried: bool
     ) -> _Change:
+        same_files = row["files_hash"] == files_hash(arriving.group) and not _came_since(
+            row, arriving
+        )
         action = arrival(
             row["state"],
             whole=arriving.whole,
-            same_files=row["files_hash"] == files_hash(arriving.group),
+            same_files=same_files,
             replace=self._replaces,
             faulty=arriving.fault is not None,
             again=again,
@@ -170,11 +176,14 @@ class _Batch:
         )
         values = {name: row[name] for name in _CHANGING}
         if not again:
-            values |= self._claim(row, reopened=action == "queue" and row["state"] in FINAL)
+            values |= self._claim(row, arriving, action == "queue" and row["state"] in FINAL)
         # One adopted from disk gets to know its files.
         takes_files = action != "keep" or row["files_hash"] is None
         if takes_files:
             values |= file_columns(arriving.group)
+            values["complete_s"] = arriving.complete_s
+            if action == "queue" and arriving.live is not None:
+                values["live"] = arriving.live
             if identity.start_mjd is not None:
                 values |= {"start_ms": identity.start_ms, "start_mjd": identity.start_mjd}
         if action in _STATE_AFTER:
@@ -188,6 +197,7 @@ class _Batch:
             values=values,
             action=action,
             takes_files=takes_files,
+            other_files=not same_files and row["files_hash"] is not None,
             group=arriving.group,
         )
 
@@ -200,10 +210,13 @@ class _Batch:
             **reason_columns(arriving.fault if state == "failed" else None),
         }
 
-    def _claim(self, row: Row, *, reopened: bool) -> dict[str, Any]:
+    def _is_live(self, arriving: Arriving) -> bool:
+        return self._job.live if arriving.live is None else arriving.live
+
+    def _claim(self, row: Row, arriving: Arriving, reopened: bool) -> dict[str, Any]:
         """Return what changes because one more job wants a group: the most urgent one decides."""
-        job = self._job
-        mine = {"job_id": job.id, "priority": job.priority, "live": job.live, "kind": job.kind}
+        job, live = self._job, self._is_live(arriving)
+        mine = {"job_id": job.id, "priority": job.priority, "live": live, "kind": job.kind}
         if reopened:
             return mine
         if row["job_id"] is None:
@@ -212,7 +225,7 @@ class _Batch:
             return {}
         first = (job.priority, self._replaces) > (row["priority"], False)
         return {
-            "live": row["live"] or job.live,
+            "live": row["live"] or live,
             "cancel_requested": False,
             **({name: mine[name] for name in ("job_id", "priority", "kind")} if first else {}),
         }
@@ -276,6 +289,7 @@ class _Batch:
                 id=change.id,
                 state=change.values["state"],
                 changed=change.action != "keep",
+                other_files=change.other_files,
             )
             for change in changes
         ]
@@ -306,6 +320,13 @@ class _Batch:
             facts=facts,
             time_s=self._now_s,
         )
+
+
+def _came_since(row: Row, arriving: Arriving) -> bool:
+    """Tell whether a file came after the group got its outcome: it may be one brought back."""
+    if arriving.complete_s is None or row["finished_s"] is None:
+        return False
+    return bool(arriving.complete_s > row["finished_s"])
 
 
 def file_columns(group: Group) -> dict[str, Any]:

@@ -82,6 +82,20 @@ def list_events(
     return [Event(**{name: row[name] for name in _EVENT}) for row in rows]
 
 
+def tell(
+    catalogue: Catalogue,
+    event: str,
+    *,
+    group_key: int | None = None,
+    group_id: str | None = None,
+    job_id: int | None = None,
+    facts: dict[str, Any] | None = None,
+) -> None:
+    """Add an event that goes with no change of the catalogue."""
+    with catalogue.writing() as connection:
+        add(connection, event, group_key=group_key, group_id=group_id, job_id=job_id, facts=facts)
+
+
 def latest_id(catalogue: Catalogue) -> int:
     """Return the id of the last event; 0 where there is none."""
     with catalogue.reading() as connection:

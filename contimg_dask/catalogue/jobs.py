@@ -43,6 +43,31 @@ def insert_job(connection: Connection, new: NewJob) -> Job:
     return job_of(row)
 
 
+def open_stream(catalogue: Catalogue, new: NewJob) -> Job:
+    """Return the job of a stream: the one it had before, with the settings it has now, or a new one.
+
+    A stream is told by where it reads and writes and by its options; those that it had with other
+    options are closed. Safe to call twice.
+    """
+    places = and_(
+        jobs.c.live, jobs.c.input_dir == new.input_dir, jobs.c.output_dir == new.output_dir
+    )
+    streams = and_(places, jobs.c.state == "streaming")
+    same = select(jobs.c.id).where(streams, jobs.c.options_hash == new.options_hash)
+    with catalogue.writing() as connection:
+        job_id = connection.execute(same.order_by(jobs.c.id.desc()).limit(1)).scalar()
+        if job_id is None:
+            job_id = insert_job(connection, new).id
+        closing = {"state": "read", "read_s": time.time()}
+        closed = update(jobs).where(streams, jobs.c.id != job_id).values(closing)
+        old = connection.execute(closed.returning(jobs.c.id)).scalars().all()
+        # Nobody waits for the rest of these any more; they come again under the new options.
+        cancel_open(connection, and_(groups.c.job_id.in_(old), groups.c.state == "collecting"))
+        values = asdict(new) | {"label": storable(new.label), "state": "streaming"}
+        one = update(jobs).where(jobs.c.id == job_id).values(values).returning(*jobs.c)
+        return job_of(connection.execute(one).mappings().one())
+
+
 def get_job(catalogue: Catalogue, job_id: int) -> Job:
     """Return a job.
 
@@ -113,10 +138,15 @@ def cancel_job(catalogue: Catalogue, job_id: int) -> CancelledCounts:
     Raises
     ------
     UsageError
-        There is no such job.
+        There is no such job, or it is a stream, which goes on as long as its service runs.
     """
     with catalogue.writing() as connection:
         row = _row(connection, job_id, catalogue.url_shown)
+        if row["state"] == "streaming":
+            raise UsageError(
+                f"job {job_id} is the stream from {row['input_dir']}: stop its service instead, or "
+                f"cancel single groups"
+            )
         connection.execute(update(jobs).where(jobs.c.id == job_id).values(state="cancelled"))
         if row["state"] != "cancelled":
             events.add(connection, "job-cancelled", job_id=job_id)

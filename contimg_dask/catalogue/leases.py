@@ -116,6 +116,16 @@ def current(catalogue: Catalogue, name: str) -> Lease | None:
     return None if row is None else _lease_of(row)
 
 
+def list_current(catalogue: Catalogue, prefix: str, now_s: float) -> list[Lease]:
+    """Return the leases that last and whose names begin so, by name."""
+    lasts = leases.c.expires_s > now_s
+    query = select(leases).where(leases.c.name.startswith(prefix, autoescape=True), lasts)
+    with catalogue.reading() as connection:
+        return [
+            _lease_of(row) for row in connection.execute(query.order_by(leases.c.name)).mappings()
+        ]
+
+
 def set_paused(catalogue: Catalogue, *, by: str, reason: str | None = None) -> bool:
     """Have nothing new begun; tell whether that changed anything. Safe to call twice.
 

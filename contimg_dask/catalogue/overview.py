@@ -25,6 +25,7 @@ class JobLine:
 
     id: int
     label: str
+    input_dir: str
     state: JobState
     live: bool
     priority: int
@@ -154,6 +155,8 @@ def _jobs(connection: Connection, job: int | None) -> tuple[JobLine, ...]:
         )
         wanted = set(connection.execute(newest).scalars())
         wanted |= set(connection.execute(open_ones).scalars())
+        streams = select(jobs.c.id).where(jobs.c.state == "streaming")
+        wanted |= set(connection.execute(streams).scalars())
     counts: dict[int, dict[State, int]] = {}
     by_state = (
         select(jobs_groups.c.job_id, groups.c.state, func.count())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from contimg_dask.lifecycle import State
 from contimg_dask.model import Group, Kind, Owner, Reason
 
-JobState = Literal["waiting", "reading", "read", "broken", "cancelled"]
+JobState = Literal["waiting", "reading", "read", "broken", "cancelled", "streaming"]
 AttemptState = Literal["running", "published", "failed", "lost", "given-back", "cancelled"]
 ProductStatus = Literal["published", "removed"]
 NodeState = Literal["active", "draining"]
@@ -87,25 +87,31 @@ class Arriving:
     """A group as it enters the queue.
 
     ``whole`` means that it can be converted as it is. Otherwise a ``fault`` says why it never will
-    be with these files, and None that more files may come.
+    be with these files, and None that more files may come. ``live`` is whether it goes before every
+    backlog, None as its job does; ``complete_s`` when its last file was finished, where that is
+    known.
     """
 
     group: Group
     whole: bool
     fault: Reason | None = None
+    live: bool | None = None
+    complete_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
     """What became of an arriving group; ``changed`` when its state, files or reason are new.
 
-    ``key`` is None when its job was cancelled meanwhile: then nothing was taken.
+    ``key`` is None when its job was cancelled meanwhile: then nothing was taken. ``other_files``
+    when it was known with files that were not these.
     """
 
     key: int | None
     id: str
     state: State
     changed: bool
+    other_files: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +161,7 @@ class GroupRow:
 
     ``path`` is where its product stands, ``seconds`` how long the steps of its last attempt took,
     ``jobs`` every job that has brought it, ``moved_bytes`` what links carried for its product.
+    ``complete_s`` is when its last file was finished, where somebody watched.
     """
 
     key: int
@@ -180,13 +187,21 @@ class GroupRow:
     jobs: tuple[int, ...]
     priority: int
     live: bool
+    complete_s: float | None
     queued_s: float | None
     finished_s: float | None
     moved_bytes: tuple[MovedBytes, ...]
 
+    @property
+    def latency_s(self) -> float | None:
+        """From the last file to the published product [s]; None where it is not known."""
+        if self.state != "published" or self.complete_s is None or self.finished_s is None:
+            return None
+        return self.finished_s - self.complete_s
+
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain JSON types."""
-        return asdict(self)
+        return asdict(self) | {"latency_s": self.latency_s}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from sqlalchemy import (
     desc,
 )
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """Revision of the newest migration. Revisions are numbers of four digits, so that they compare."""
 
 metadata = MetaData()
@@ -96,6 +96,7 @@ groups = Table(
     Column("path", Text),
     Column("seconds", _Json),
     Column("facts", _Json),
+    Column("complete_s", Double),
     UniqueConstraint("start_ms", "output_dir", "options_hash", name="groups_identity"),
     Index("groups_by_id", "id"),
     Index("groups_by_finish", "finished_s"),

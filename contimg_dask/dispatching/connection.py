@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 
 from contimg_dask.batch import open_cluster
@@ -16,6 +16,7 @@ from contimg_dask.execution.cluster import Cluster, hosts
 from contimg_dask.execution.nodes import Nodes
 from contimg_dask.execution.runner import AttemptRunner, Completion, Listener
 from contimg_dask.model import Attempt, ConversionPlan, Owner, Tier
+from contimg_dask.saying import Say
 from contimg_dask.settings import Settings
 
 _TRY_AGAIN_AFTER_S = 3.0
@@ -39,9 +40,7 @@ class Connection:
         Is told when the cluster comes and goes, once each.
     """
 
-    def __init__(
-        self, settings: Settings, listener: Listener, on_line: Callable[[str], None]
-    ) -> None:
+    def __init__(self, settings: Settings, listener: Listener, on_line: Say) -> None:
         self._settings = settings
         self._listener = listener
         self._on_line = on_line
@@ -98,7 +97,9 @@ class Connection:
             stack.close()
             self._try_at_s = time.monotonic() + _TRY_AGAIN_AFTER_S
             if self.trouble is None:
-                self._on_line(f"no cluster: {error}; trying again every few seconds")
+                self._on_line(
+                    f"no cluster: {error}; trying again every few seconds", action="cluster-lost"
+                )
             self.trouble = str(error)
             return False
         self._stack, self.trouble = stack, None
@@ -106,7 +107,11 @@ class Connection:
         self._nodes = Nodes(self._cluster)
         self._sweep_at_s = 0.0
         nodes = ", ".join(f"{node} ({count})" for node, count in self._cluster.nodes.items())
-        self._on_line(f"connected to the cluster; nodes and their workers: {nodes}")
+        self._on_line(
+            f"connected to the cluster; nodes and their workers: {nodes}",
+            action="cluster-connected",
+            nodes=self._cluster.nodes,
+        )
         return True
 
     def close(self) -> None:

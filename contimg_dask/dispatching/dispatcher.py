@@ -30,6 +30,7 @@ from contimg_dask.dispatching.retrying import MOST_ATTEMPTS
 from contimg_dask.errors import CancelledError, ContimgError, SchedulerLostError
 from contimg_dask.execution.runner import Completion
 from contimg_dask.model import Attempt, Owner, Publication, Reason
+from contimg_dask.saying import Say
 from contimg_dask.settings import Settings
 from contimg_dask.staging.owners import current_owner
 
@@ -61,6 +62,8 @@ class Dispatcher:
         Its parts.
     on_line
         Is told what operators want to know.
+    on_turn
+        Called every few seconds at least, while all is well.
     """
 
     def __init__(
@@ -72,8 +75,10 @@ class Dispatcher:
         preparer: Preparer,
         reader: JobReader,
         connection: Connection,
-        on_line: Callable[[str], None],
+        on_line: Say,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_turn = on_turn
         self._catalogue = catalogue
         self._settings = settings
         self._outcomes = outcomes
@@ -92,11 +97,15 @@ class Dispatcher:
         self._token = ""
         self._sequence = 0
         self._state = "starting"
+        self._held: str | None = None
+        self._live_bytes = 0
 
     def facts(self) -> dict[str, Any]:
         """Return what to show of this dispatcher, as plain JSON types."""
         return {
             "state": self._state,
+            "held": self._held,
+            "live_bytes": self._live_bytes,
             "scheduler": self._settings.scheduler or "embedded",
             "dashboard": self._connection.dashboard,
             "running": len(self._claims),
@@ -128,7 +137,11 @@ class Dispatcher:
             self._predecessors = (lease.predecessor,)
         recovered = self._until_it_works(lease, lambda: recover(self._catalogue, self._outcomes))
         if recovered:
-            self._on_line(f"{len(recovered)} group(s) were running when their dispatcher ended")
+            self._on_line(
+                f"{len(recovered)} group(s) were running when their dispatcher ended",
+                action="recovered",
+                groups=len(recovered),
+            )
         for job_id in {queued.job_id for queued in recovered}:
             self._until_it_works(lease, lambda job_id=job_id: self._preparer.know(job_id))  # type: ignore[misc]
         self._reader.start()
@@ -144,6 +157,7 @@ class Dispatcher:
         """Do something with the catalogue, again and again while it cannot be reached."""
         told = False
         while True:
+            self._on_turn()
             if lease.lost:
                 raise LeaseLostError
             if not self._reader.healthy:
@@ -152,7 +166,7 @@ class Dispatcher:
                 return work()
             except CatalogueError as error:
                 if not told:
-                    self._on_line(f"{error}; trying again")
+                    self._on_line(f"{error}; trying again", action="catalogue-lost")
                 told = True
                 time.sleep(_CATALOGUE_AGAIN_S)
 
@@ -216,9 +230,11 @@ class Dispatcher:
             return False
         due = queue.next_queued(self._catalogue, time.time(), 1, exclude=self._not_now())
         if not due:
+            self._held = None
             self._state = "converting" if self._claims else "idle"
             return False
         prepared = self._prepare(due[0])
+        self._held = prepared.code if isinstance(prepared, Hold) else None
         if isinstance(prepared, Hold):
             self._state = prepared.text
             return False
@@ -227,6 +243,7 @@ class Dispatcher:
             return True
         if prepared is None:
             return True
+        prepared = self._with_room_kept(prepared)
         node = self._node_for(prepared)
         if node is None:
             self._state = "converting" if self._claims else _NO_NODE
@@ -252,6 +269,15 @@ class Dispatcher:
             self._outcomes.refused(queued, ContimgError(text), nowhere)
             return None
 
+    def _with_room_kept(self, ready: Ready) -> Ready:
+        """Have a backlog's group leave room for a live one, as large as the last that came."""
+        if ready.queued.live:
+            self._live_bytes = ready.plan.bytes_staged
+            return ready
+        *fast, home = ready.plan.tiers
+        kept = [replace(tier, kept_bytes=self._live_bytes) for tier in fast]
+        return replace(ready, plan=replace(ready.plan, tiers=(*kept, home)))
+
     def _node_for(self, ready: Ready) -> str | None:
         queued = ready.queued
         alone = {name for name, claim in self._claims.items() if claim.queued.attempts}
@@ -259,6 +285,7 @@ class Dispatcher:
             self._connection.nodes(self._draining, ready.plan.proposed_tier, alone),
             Need(
                 bytes_staged=ready.plan.bytes_staged,
+                kept_bytes=ready.plan.proposed_tier.kept_bytes,
                 alone=queued.attempts > 0,
                 avoid=queued.last_node if queued.attempts else None,
                 live=queued.live,
@@ -313,7 +340,11 @@ class Dispatcher:
         self._state = "stopping"
         deadline_s = time.monotonic() + stop_timeout_s
         if self._claims:
-            self._on_line(f"stopping: {len(self._claims)} group(s) are being finished")
+            self._on_line(
+                f"stopping: {len(self._claims)} group(s) are being finished",
+                action="stopping",
+                groups=len(self._claims),
+            )
         while self._claims and stop_asked() < 2 and time.monotonic() < deadline_s:
             if not self._connection.connected:
                 break
@@ -328,4 +359,6 @@ class Dispatcher:
             self._catalogue, claim.queued.key, name, _STOPPED, counted=False, not_before_s=0.0
         )
         del self._claims[name]
-        self._on_line(f"given back {claim.queued.id}")
+        self._on_line(
+            f"given back {claim.queued.id}", action="group-given-back", group=claim.queued.id
+        )

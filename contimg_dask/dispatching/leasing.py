@@ -1,4 +1,4 @@
-"""Hold the dispatcher's lease while the loop works, from a thread of its own.
+"""Hold a lease while a loop works, from a thread of its own.
 
 There is one dispatcher per catalogue. Whoever loses the lease (asleep too long, cut off from the
 database) must stop at once: another one may be at work. What it still writes is refused by the
@@ -39,6 +39,8 @@ class LeaseKeeper:
         Called at each renewal: what to show of the dispatcher, as plain JSON types.
     lease_s
         How long the lease lasts without renewal [s].
+    name
+        Which lease.
 
     Raises
     ------
@@ -51,7 +53,9 @@ class LeaseKeeper:
         catalogue: Catalogue,
         facts: Callable[[], Mapping[str, Any]],
         lease_s: float = LEASE_S,
+        name: str = LEASE_NAME,
     ) -> None:
+        self._name = name
         self._catalogue = catalogue
         self._facts = facts
         self._lease_s = lease_s
@@ -73,11 +77,11 @@ class LeaseKeeper:
         return time.monotonic() - self._renewed_s > self._lease_s
 
     def __enter__(self) -> LeaseKeeper:
-        before = leases.current(self._catalogue, LEASE_NAME)
+        before = leases.current(self._catalogue, self._name)
         asked_s = time.monotonic()
         self._lease = leases.acquire(
             self._catalogue,
-            LEASE_NAME,
+            self._name,
             owner=current_owner(),
             holder=_holder(),
             facts=dict(self._facts()),

@@ -7,7 +7,7 @@ dispatcher looks at the disk and comes to the same outcome.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from contimg_dask.catalogue import groups, queue
@@ -22,6 +22,7 @@ from contimg_dask.hand_over import HandOver
 from contimg_dask.model import ConversionPlan, Group, GroupRecord, PartRecord, Publication, Reason
 from contimg_dask.product_rows import row_of_product, row_on_disk
 from contimg_dask.recording import keep_record, record_of_attempt
+from contimg_dask.saying import Say
 
 INTERRUPTED = "interrupted"
 """Reason code of an attempt that ended with its dispatcher."""
@@ -75,7 +76,7 @@ class Outcomes:
         catalogue: Catalogue,
         log: EventLog,
         hand_over: HandOver,
-        on_line: Callable[[str], None],
+        on_line: Say,
         delays_s: tuple[float, ...] = RETRY_DELAYS_S,
     ) -> None:
         self._catalogue = catalogue
@@ -119,7 +120,11 @@ class Outcomes:
             },
         )
         if not published:
-            self._on_line(f"{record.path} is published, but its group was taken over meanwhile")
+            self._on_line(
+                f"{record.path} is published, but its group was taken over meanwhile",
+                action="group-taken-over",
+                group=record.id,
+            )
             return
         self.tell(record)
         if ours:
@@ -141,7 +146,7 @@ class Outcomes:
             self._again(claim, reason, verdict)
         elif verdict.state == "cancelled":
             queue.mark_cancelled(self._catalogue, queued.key, claim.attempt)
-            self._on_line(f"cancelled {queued.id}")
+            self._on_line(f"cancelled {queued.id}", action="group-cancelled", group=queued.id)
         else:
             self._set_aside(queued, record, claim.plan.publication, verdict, claim.attempt)
 
@@ -157,7 +162,12 @@ class Outcomes:
         self._log.add("group-given-back", group=claim.queued.id, reason=reason.text)
         self._on_line(
             f"{claim.queued.id} on {claim.node}: {reason.text} [{reason.code}]; another attempt "
-            f"in {verdict.delay_s:.0f} s"
+            f"in {verdict.delay_s:.0f} s",
+            action="group-given-back",
+            group=claim.queued.id,
+            attempt=claim.attempt,
+            node=claim.node,
+            code=reason.code,
         )
 
     def _set_aside(
@@ -249,4 +259,12 @@ class Outcomes:
             text += f"  {record.path}"
         if "total" in record.seconds:
             text += f"  {record.seconds['total']:.2f} s"
-        self._on_line(text)
+        self._on_line(
+            text,
+            action=f"group-{word or record.outcome}",
+            group=record.id,
+            node=record.node,
+            path=record.path,
+            code=None if record.reason is None else record.reason.code,
+            seconds=record.seconds.get("total"),
+        )

@@ -40,10 +40,11 @@ class Need:
 
     ``alone`` keeps others away: when a worker dies, every group with a task queued there is lost,
     so a group that kills its workers must not take others along. ``avoid`` is the node of its last
-    attempt. ``spread``: its parts come from several nodes.
+    attempt. ``spread``: its parts come from several nodes. ``kept_bytes`` it leaves to others.
     """
 
     bytes_staged: int
+    kept_bytes: int = 0
     alone: bool = False
     avoid: str | None = None
     live: bool = False
@@ -53,10 +54,10 @@ class Need:
 def choose(nodes: Iterable[Node], need: Need, groups_per_node: int) -> str | None:
     """Return the node to run a group on, or None when it has to wait for room.
 
-    Live groups find one place more per node than others may take. A node whose first tier has no
-    room left is only taken when nothing runs there: then waiting would not help, and the next tier
-    has to do. A silent one is not taken: it is known soon whether it is gone, and what is given to
-    it until then may be lost.
+    Live groups find one place more per node than others may take, and the room that those leave.
+    A node whose first tier has no room left is only taken when nothing runs there: then waiting
+    would not help, and the next tier has to do. A silent one is not taken: it is known soon
+    whether it is gone, and what is given to it until then may be lost.
     """
     most = groups_per_node + (1 if need.live else 0)
     usable = [
@@ -77,4 +78,5 @@ def _takes(node: Node, need: Need, most: int) -> bool:
         return True
     if need.alone or len(node.loads) >= most:
         return False
-    return node.room_bytes is None or node.room_bytes - node.unseen_bytes >= need.bytes_staged
+    wanted = need.bytes_staged + need.kept_bytes
+    return node.room_bytes is None or node.room_bytes - node.unseen_bytes >= wanted

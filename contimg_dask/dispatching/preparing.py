@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from contimg_dask.dispatching.requests import request_of
 from contimg_dask.errors import NoSpaceError, OutputError, UsageError
 from contimg_dask.model import ConversionPlan, Group, GroupRecord, Publication, Reason, Tier
 from contimg_dask.publishing.targets import StartIndex
+from contimg_dask.saying import Say
 from contimg_dask.staging.room import existing_ancestor
 
 _MOST_REMEMBERED = 64
@@ -38,6 +39,7 @@ class Hold:
     """Nothing can be started now; ``text`` says what is waited for. No attempt is used up by it."""
 
     text: str
+    code: str
 
 
 class Preparer:
@@ -53,9 +55,7 @@ class Preparer:
         Is told what the queue is held for, once.
     """
 
-    def __init__(
-        self, catalogue: Catalogue, outcomes: Outcomes, on_line: Callable[[str], None]
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, outcomes: Outcomes, on_line: Say) -> None:
         self._catalogue = catalogue
         self._outcomes = outcomes
         self._on_line = on_line
@@ -151,8 +151,10 @@ class Preparer:
         text = f"waiting: {reason.text}"
         if reason.code != self._said:
             self._said = reason.code
-            self._on_line(f"{text} [{reason.code}]; it goes on by itself")
-        return Hold(text=text)
+            self._on_line(
+                f"{text} [{reason.code}]; it goes on by itself", action="held", code=reason.code
+            )
+        return Hold(text=text, code=reason.code)
 
 
 def _with_notes(reason: Reason, group: Group) -> Reason:

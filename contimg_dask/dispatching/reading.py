@@ -34,6 +34,7 @@ from contimg_dask.grouping import group_files
 from contimg_dask.model import Group, GroupRecord, Reason, SubbandHeader, UnreadableFile
 from contimg_dask.planning import is_convertible
 from contimg_dask.recording import keep_record
+from contimg_dask.saying import Say
 
 _BATCH_FILES = 512
 """About so many headers are read, and their groups queued, at a time."""
@@ -61,7 +62,7 @@ class JobReader:
     def __init__(
         self,
         catalogue: Catalogue,
-        on_line: Callable[[str], None],
+        on_line: Say,
         on_failed: Callable[[GroupRecord], None],
         discover: DiscoverOnNodes,
     ) -> None:
@@ -97,7 +98,7 @@ class JobReader:
             except (CatalogueError, ClusterError) as error:
                 if str(error) != said:
                     said = str(error)
-                    self._on_line(f"reading jobs: {said}; trying again")
+                    self._on_line(f"reading jobs: {said}; trying again", action="reading-failed")
 
     def _read(self, job: Job) -> None:
         try:
@@ -109,10 +110,15 @@ class JobReader:
             raise
         except ContimgError as error:
             jobs.set_broken(self._catalogue, job.id, Reason(code=error.code, text=str(error)))
-            self._on_line(f"job {job.id} cannot be read: {error}")
+            self._on_line(f"job {job.id} cannot be read: {error}", action="job-broken", job=job.id)
             return
         if found is not None:
-            self._on_line(f"job {job.id} is read: {found} group(s) in {job.input_dir}")
+            self._on_line(
+                f"job {job.id} is read: {found} group(s) in {job.input_dir}",
+                action="job-read",
+                job=job.id,
+                groups=found,
+            )
 
 
 def read_job(

@@ -16,6 +16,7 @@ from contimg_dask.dispatching.retrying import retry_delays
 from contimg_dask.event_log import EventLog, LoggedListener
 from contimg_dask.hand_over import HandOver, check_command
 from contimg_dask.model import ConversionPlan
+from contimg_dask.saying import Say
 from contimg_dask.settings import Settings
 
 
@@ -25,7 +26,8 @@ def run_dispatcher(
     *,
     stop_asked: Callable[[], int],
     stop_timeout_s: float,
-    on_line: Callable[[str], None],
+    on_line: Say,
+    on_turn: Callable[[], None] = lambda: None,
 ) -> None:
     """Convert what is queued until asked to stop.
 
@@ -42,6 +44,8 @@ def run_dispatcher(
         How long running groups may take to end then [s].
     on_line
         Is told what operators want to know.
+    on_turn
+        Called every few seconds at least, while all is well.
 
     Raises
     ------
@@ -69,11 +73,12 @@ def run_dispatcher(
             reader=JobReader(catalogue, on_line, outcomes.tell, connection.discover),
             connection=connection,
             on_line=on_line,
+            on_turn=on_turn,
         )
         lease = stack.enter_context(
             LeaseKeeper(catalogue, dispatcher.facts, settings.dispatcher_lease_s)
         )
-        on_line(f"dispatching {catalogue.url_shown}")
+        on_line(f"dispatching {catalogue.url_shown}", action="dispatcher-started")
         log.add("dispatcher-started", catalogue=catalogue.url_shown)
         dispatcher.run(lease, stop_asked, stop_timeout_s)
         hand_over.wait()

@@ -75,7 +75,8 @@ def own_tier(tier: Tier) -> Tier:
     """Return this node's own tier of that name; the tier itself where it has none."""
     node = this_node()
     own = () if node is None else node.tiers
-    return next((one for one in own if one.name == tier.name), tier)
+    found = next((one for one in own if one.name == tier.name), tier)
+    return replace(found, kept_bytes=tier.kept_bytes)
 
 
 def on_this_node(

@@ -329,15 +329,22 @@ def _outcome(future: Future[Any]) -> tuple[Product | None, ContimgError | None]:
     except (FutureCancelledError, FuturesCancelledError, OSError):
         # OSError: the connection broke while the result was on its way.
         error = None
+    except (KilledWorker, ContimgError) as ended:
+        # The worker died with the result, Dask ran the steps again, and they ended in this.
+        error = ended
+    return None, _error_of(error)
+
+
+def _error_of(error: BaseException | None) -> ContimgError:
     if error is None:
         # Dask gives a worker's death a name; without one the connection went, or the scheduler.
-        return None, SchedulerLostError("the scheduler was lost while it worked on the group")
+        return SchedulerLostError("the scheduler was lost while it worked on the group")
     if isinstance(error, ContimgError):
-        return None, error
+        return error
     if isinstance(error, KilledWorker):
-        return None, WorkerLostError(
+        return WorkerLostError(
             f"the worker at {error.last_worker.address} died while it worked on the group (killed, "
             f"or out of memory): see the system log of that node"
         )
     # Not a failure anyone foresaw: the group fails with what is known, the others go on.
-    return None, ContimgError(f"unexpected {type(error).__name__}: {str(error)[:300]}")
+    return ContimgError(f"unexpected {type(error).__name__}: {str(error)[:300]}")

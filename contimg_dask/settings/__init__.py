@@ -16,8 +16,10 @@ from contimg_dask.settings.loading import (
 from contimg_dask.settings.process import (
     PROCESS_ENVIRONMENT,
     apply_process_environment,
+    notify_address,
     process_environment,
     user_environment,
+    watchdog_s,
 )
 
 __all__ = [
@@ -31,9 +33,11 @@ __all__ = [
     "check_value",
     "describe",
     "load_settings",
+    "notify_address",
     "process_environment",
     "size_bytes",
     "toml_value",
     "unknown_environment",
     "user_environment",
+    "watchdog_s",
 ]

@@ -13,6 +13,7 @@ from contimg_dask.model import (
 )
 
 Placement = Literal["group", "subband"]
+LogFormat = Literal["text", "json"]
 
 
 def _takes(help_text: str, **limits: Any) -> dict[str, Any]:
@@ -207,4 +208,48 @@ class Settings:
             "without them, or fails",
             minimum=0,
         ),
+    )
+    disk_reserve: str | None = field(
+        default=None,
+        metadata=_takes(
+            "free space to leave on the disk of products; a dispatcher waits when a group would "
+            "take it; none: a fifth of what is free then",
+            form="size",
+        ),
+    )
+    collecting_timeout_s: int = field(
+        default=600,
+        metadata=_takes(
+            "seconds a stream waits for the missing subbands of a group after the last one came",
+            minimum=0,
+            option="--collecting-timeout",
+        ),
+    )
+    settle_s: int = field(
+        default=2,
+        metadata=_takes(
+            "seconds a file must not change before a stream takes it for finished, if it was not "
+            "renamed into its place",
+            minimum=0,
+        ),
+    )
+    rescan_s: int = field(
+        default=60,
+        metadata=_takes(
+            "seconds between two looks at the whole input directory of a stream", minimum=1
+        ),
+    )
+    poll: bool = field(
+        default=False,
+        metadata=_takes("watch by looking alone, every two seconds: for network file systems"),
+    )
+    live_within_s: int = field(
+        default=3600,
+        metadata=_takes(
+            "seconds for which a stream's group goes before every backlog, after its last file came",
+            minimum=0,
+        ),
+    )
+    log_format: LogFormat = field(
+        default="text", metadata=_takes("lines of services: text, or a JSON object each")
     )

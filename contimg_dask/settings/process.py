@@ -47,3 +47,16 @@ def process_environment(environ: Mapping[str, str] | None = None) -> dict[str, s
     """Tell what the variables of `PROCESS_ENVIRONMENT` are set to; None where unset."""
     environ = os.environ if environ is None else environ
     return {name: environ.get(name) for name in PROCESS_ENVIRONMENT}
+
+
+def notify_address(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the socket on which the service manager wants to hear of us; None without one."""
+    return (os.environ if environ is None else environ).get("NOTIFY_SOCKET") or None
+
+
+def watchdog_s(environ: Mapping[str, str] | None = None) -> float | None:
+    """Return how often the service manager wants to hear of us [s]; None when it does not."""
+    environ = os.environ if environ is None else environ
+    text = environ.get("WATCHDOG_USEC", "")
+    ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(text) / 1e6 if text.isascii() and text.isdigit() and ours else None

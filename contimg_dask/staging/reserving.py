@@ -33,7 +33,9 @@ def try_reserve(tier: Tier, record: AttemptRecord) -> tuple[bool, str]:
         numbers = f"{megabytes(wanted)} needed, {megabytes(usable)} to use"
         if outstanding:
             numbers += f" of which {megabytes(outstanding)} are promised to others"
-        if wanted > usable - outstanding:
+        if tier.kept_bytes:
+            numbers += f", {megabytes(tier.kept_bytes)} kept for live groups"
+        if wanted > usable - outstanding - tier.kept_bytes:
             return False, numbers
         write_record(tier.root, replace(record, reason=f"{record.reason}{numbers}"))
         return True, numbers

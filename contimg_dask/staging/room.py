@@ -29,8 +29,15 @@ def usable_bytes(directory: Path, *, tmpfs: bool) -> int:
     return max(0, int(USABLE_PART * free))
 
 
-def check_room(directory: Path, bytes_needed: int) -> None:
+def check_room(directory: Path, bytes_needed: int, reserve_bytes: int = 0) -> None:
     """Refuse what a file system has too little room for, whatever else is going on there.
+
+    Parameters
+    ----------
+    directory
+        On the file system; need not exist.
+    bytes_needed, reserve_bytes
+        What is to be written, and what has to be free after that.
 
     Raises
     ------
@@ -44,6 +51,19 @@ def check_room(directory: Path, bytes_needed: int) -> None:
             f"{megabytes(bytes_needed)} needed: free some space",
             path=str(directory),
         )
+    free = free_bytes(directory)
+    if bytes_needed + reserve_bytes > free:
+        raise NoSpaceError(
+            f"{directory}: {megabytes(free)} free, {megabytes(bytes_needed)} needed and "
+            f"{megabytes(reserve_bytes)} to be left free (disk_reserve): free some space",
+            path=str(directory),
+        )
+
+
+def free_bytes(directory: Path) -> int:
+    """Return how much of the file system of a directory, which need not exist, is free [bytes]."""
+    status = os.statvfs(existing_ancestor(directory))
+    return status.f_bavail * status.f_frsize
 
 
 def existing_ancestor(path: Path) -> Path:

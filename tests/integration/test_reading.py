@@ -372,7 +372,8 @@ class Lines:
 
     texts: list[str]
 
-    def __call__(self, text: str) -> None:
+    def __call__(self, text: str, /, **fields: object) -> None:
+        assert fields.get("action")
         self.texts.append(text)
 
 

@@ -80,7 +80,7 @@ class Here:
         for name in list(self.waiting):
             yield self.waiting.pop(name)
 
-    def watch(self, tiers: Collection[tuple[Tier, ...]]) -> bool:
+    def watch(self, tiers: Collection[tuple[Tier, ...]], *, closely: bool = False) -> bool:
         return True
 
     def sweep(self, roots: Any, owners: Any) -> None:
@@ -129,6 +129,9 @@ class Desk:
         read_job(self.catalogue, job)
         return job.id
 
+    def hear(self, text: str, /, **_: object) -> None:
+        self.lines.append(text)
+
     @property
     def rows(self) -> list[GroupRow]:
         return groups.list_groups(self.catalogue)
@@ -145,18 +148,16 @@ class Desk:
             assert time.monotonic() < deadline_s, self.states
             return int(until())
 
-        with EventLog(None, self.lines.append) as log:
-            outcomes = Outcomes(self.catalogue, log, self.handed, self.lines.append, (0.0,))  # type: ignore[arg-type]
+        with EventLog(None, self.hear) as log:
+            outcomes = Outcomes(self.catalogue, log, self.handed, self.hear, (0.0,))  # type: ignore[arg-type]
             dispatcher = Dispatcher(
                 self.catalogue,
                 Settings(),
                 outcomes=outcomes,
-                preparer=Preparer(self.catalogue, outcomes, self.lines.append),
-                reader=JobReader(
-                    self.catalogue, self.lines.append, outcomes.tell, lambda *about: None
-                ),
+                preparer=Preparer(self.catalogue, outcomes, self.hear),
+                reader=JobReader(self.catalogue, self.hear, outcomes.tell, lambda *about: None),
                 connection=self.cluster,  # type: ignore[arg-type]
-                on_line=self.lines.append,
+                on_line=self.hear,
             )
             self.facts = dispatcher.facts
             with LeaseKeeper(self.catalogue, dispatcher.facts, lease_s) as lease:

@@ -195,3 +195,12 @@ def test_a_node_that_only_makes_parts_never_gets_a_group_of_several_nodes() -> N
     assert choose([stager, other], replace(NEED, spread=True), K) == NAMES[1]
     assert choose([stager], replace(NEED, spread=True), K) is None
     assert choose([stager, other], NEED, K) == NAMES[0]
+
+
+def test_a_backlog_leaves_the_room_of_a_live_group() -> None:
+    there = [node(running=1, room_bytes=2 * SIZE - 1)]
+    assert choose(there, Need(bytes_staged=SIZE), K) is not None
+    assert choose(there, Need(bytes_staged=SIZE, kept_bytes=SIZE), K) is None
+    assert choose(there, Need(bytes_staged=SIZE, live=True), K) is not None
+    enough = [node(running=1, room_bytes=2 * SIZE)]
+    assert choose(enough, Need(bytes_staged=SIZE, kept_bytes=SIZE), K) is not None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from distributed.client import FutureCancelledError
 from distributed.comm import CommClosedError
+from distributed.scheduler import KilledWorker
 
 from contimg_dask.errors import InputError, SchedulerLostError, WorkerLostError
 from contimg_dask.execution.runner import _outcome
@@ -60,3 +61,20 @@ def test_an_error_of_ours_is_passed_on() -> None:
 def test_a_result_that_does_not_come_means_that_its_node_is_lost() -> None:
     future: Any = Told("finished", TimeoutError())
     assert type(_outcome(future)[1]) is WorkerLostError
+
+
+def test_a_worker_that_dies_with_the_result_in_its_hands_is_lost() -> None:
+    """Dask then runs the steps again, and a second death comes out of the asking itself."""
+    dead = KilledWorker("reduce-x", WorkerState("tcp://10.0.0.5:4000"), 0)
+    future: Any = Told("finished", dead)
+    product, error = _outcome(future)
+    assert product is None
+    assert type(error) is WorkerLostError
+    assert "10.0.0.5" in str(error)
+
+
+class WorkerState:
+    """A worker as far as its death is told."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,16 @@ def test_processes_side_by_side_are_never_promised_more_than_there_is(tmp_path: 
     # Each of them alone would have had less: they did share the tier.
     assert max(most for most, _, _ in results) > 60 * BLOCK
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_is_kept_for_live_groups_is_taken_by_those_alone(
+    monkeypatch: pytest.MonkeyPatch, tier: Tier
+) -> None:
+    with_room(monkeypatch, 100)
+    promise(tier, "first", 40)
+    backlog = replace(tier, kept_bytes=30 * BLOCK)
+    taken, numbers = try_reserve(backlog, record_of(tier, "second", 31 * BLOCK))
+    assert not taken
+    assert "kept for live groups" in numbers
+    assert try_reserve(backlog, record_of(tier, "third", 30 * BLOCK))[0]
+    assert try_reserve(tier, record_of(tier, "live", 30 * BLOCK))[0]

@@ -178,3 +178,11 @@ def test_room_is_proved_by_taking_it_and_given_back(small_tmpfs: Path) -> None:
     assert caught.value.errno == errno.ENOSPC
     assert list(small_tmpfs.iterdir()) == []
     assert os.statvfs(small_tmpfs).f_bavail == free
+
+
+def test_what_is_to_be_left_free_is_refused_with_the_numbers(small_tmpfs: Path) -> None:
+    status = os.statvfs(small_tmpfs)
+    free = status.f_bavail * status.f_frsize
+    check_room(small_tmpfs, 1000, free - 1000)
+    with pytest.raises(NoSpaceError, match=r"MB free, .* needed and .* to be left free"):
+        check_room(small_tmpfs, 1001, free - 1000)

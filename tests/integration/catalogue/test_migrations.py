@@ -7,14 +7,16 @@ import shutil
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect
 
 from contimg_dask.catalogue import groups, migrations, opening, queue, upgrading
 from contimg_dask.catalogue.opening import open_catalogue, upgrade_catalogue
@@ -65,8 +67,8 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
@@ -77,34 +79,34 @@ def upgrade() -> None:
 
 
 @pytest.fixture
-def of_version_two(
+def of_next_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], AbstractContextManager[None]]:
     """A context in which this is a program of the next version."""
     directory = tmp_path / "migrations"
     shutil.copytree(Path(migrations.__path__[0]), directory)
-    (directory / "versions" / "v0002_colours.py").write_text(NEXT)
+    (directory / "versions" / "v0003_colours.py").write_text(NEXT)
 
     @contextmanager
     def context() -> Iterator[None]:
         with monkeypatch.context() as patch:
             patch.setattr(upgrading, "_MIGRATIONS", str(directory))
-            patch.setattr(opening, "SCHEMA_VERSION", "0002")
+            patch.setattr(opening, "SCHEMA_VERSION", "0003")
             yield
 
     return context
 
 
 def test_a_catalogue_with_content_is_upgraded_on_request_and_only_then(
-    empty_place: str, of_version_two: Callable[[], AbstractContextManager[None]]
+    empty_place: str, of_next_version: Callable[[], AbstractContextManager[None]]
 ) -> None:
     with open_catalogue(empty_place) as catalogue:
         keys = queued(catalogue, 3)
-    with of_version_two():
-        with pytest.raises(CatalogueError, match=r"version 0001, .* needs 0002.*upgrade"):
+    with of_next_version():
+        with pytest.raises(CatalogueError, match=r"version 0002, .* needs 0003.*upgrade"):
             open_catalogue(empty_place)
-        assert upgrade_catalogue(empty_place) == ("0001", "0002")
-        assert upgrade_catalogue(empty_place) == ("0002", "0002")
+        assert upgrade_catalogue(empty_place) == ("0002", "0003")
+        assert upgrade_catalogue(empty_place) == ("0003", "0003")
         with open_catalogue(empty_place) as catalogue:
             with catalogue.reading() as connection:
                 found = connection.exec_driver_sql("SELECT colour FROM jobs").scalars().all()
@@ -114,19 +116,54 @@ def test_a_catalogue_with_content_is_upgraded_on_request_and_only_then(
         open_catalogue(empty_place)
 
 
+def test_groups_of_the_first_version_stay_what_they_are(
+    empty_place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", partial(to_version, command.upgrade, "0001"))
+        patch.setattr(opening, "SCHEMA_VERSION", "0001")
+        with open_catalogue(empty_place) as catalogue, catalogue.writing() as connection:
+            insert_group_of_version_one(connection)
+    with pytest.raises(CatalogueError, match=r"version 0001, .* needs 0002.*upgrade"):
+        open_catalogue(empty_place)
+    assert upgrade_catalogue(empty_place) == ("0001", "0002")
+    with open_catalogue(empty_place) as catalogue:
+        (row,) = groups.list_groups(catalogue)
+    assert (row.id, row.state, row.complete_s, row.latency_s) == (ID, "published", None, None)
+
+
+ID = "2025-10-05T03:12:06"
+
+
+def to_version(upgrade: Callable[..., None], version: str, config: Config, _: str) -> None:
+    upgrade(config, version)
+
+
+def insert_group_of_version_one(connection: Connection) -> None:
+    columns = {
+        "id": f"'{ID}'", "start_ms": "1", "start_mjd": "60953.1", "output_dir": "'/out'",
+        "options_hash": "''", "kind": "'science'", "state": "'published'", "state_since_s": "5",
+        "present": "16", "expected": "16", "missing": "'[]'", "bytes_in": "7", "priority": "0",
+        "live": "false", "not_before_s": "0", "attempts": "1", "interruptions": "0",
+        "cancel_requested": "false", "finished_s": "5",
+    }  # fmt: skip
+    names, values = ", ".join(columns), ", ".join(columns.values())
+    connection.exec_driver_sql(f"INSERT INTO groups ({names}) VALUES ({values})")  # noqa: S608
+
+
 def test_an_upgrade_that_is_killed_leaves_the_old_version(
-    empty_place: str, of_version_two: Callable[[], AbstractContextManager[None]]
+    empty_place: str, of_next_version: Callable[[], AbstractContextManager[None]]
 ) -> None:
     with open_catalogue(empty_place) as catalogue:
         queued(catalogue, 2)
     for statement in range(1, 40):
-        with of_version_two():
+        with of_next_version():
             if not killed_at(statement, lambda: upgrade_catalogue(empty_place)):
                 break
         with open_catalogue(empty_place, create=False) as catalogue:
             assert groups.count_by_state(catalogue) == {"queued": 2}
     assert statement > 5
-    with of_version_two(), open_catalogue(empty_place) as catalogue:
+    with of_next_version(), open_catalogue(empty_place) as catalogue:
         assert groups.count_by_state(catalogue) == {"queued": 2}
 
 

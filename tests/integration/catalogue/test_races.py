@@ -11,6 +11,7 @@ import pytest
 
 from contimg_dask.catalogue import groups, nodes, queue
 from contimg_dask.catalogue.opening import open_catalogue
+from contimg_dask.catalogue.tables import SCHEMA_VERSION
 from tests.integration.catalogue.nouns import lease, make_group, queued
 from tests.integration.catalogue.racing import (
     bring,
@@ -50,12 +51,14 @@ def test_a_lease_keeps_others_out_as_long_as_it_is_held(place: str, tmp_path: Pa
 
 
 def test_processes_that_make_the_same_catalogue_at_once_all_have_it(empty_place: str) -> None:
-    assert side_by_side(make, *[(empty_place,)] * RACERS) == ["0001"] * RACERS
+    assert side_by_side(make, *[(empty_place,)] * RACERS) == [SCHEMA_VERSION] * RACERS
 
 
 def test_new_files_are_made_once_however_often_processes_meet_there(memory_path: Path) -> None:
     places = [str(memory_path / str(number) / "c.sqlite") for number in range(8)]
-    assert side_by_side(make_all, *[(places,)] * RACERS) == [["0001"] * len(places)] * RACERS
+    assert (
+        side_by_side(make_all, *[(places,)] * RACERS) == [[SCHEMA_VERSION] * len(places)] * RACERS
+    )
 
 
 def test_a_file_is_not_made_while_another_process_makes_one_beside_it(tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_a_file_is_not_made_while_another_process_makes_one_beside_it(tmp_path: 
     thread.join(timeout=30)
     assert not thread.is_alive()
     with open_catalogue(str(path), create=False) as catalogue:
-        assert catalogue.schema_version == "0001"
+        assert catalogue.schema_version == SCHEMA_VERSION
 
 
 def test_jobs_that_bring_the_same_groups_at_once_bring_each_once(place: str) -> None:
