@@ -284,6 +284,30 @@ def test_the_check_finds_a_cluster_well_and_says_what_another_inventory_would_no
         assert any("FAIL node5: unreachable" in line for line in lines), lines
 
 
+ON_THE_SCHEDULERS_HOST = """
+import sys, urllib.request
+for page in ("contimg", "metrics"):
+    print(urllib.request.urlopen(f"{sys.argv[1]}/{page}", timeout=10).read().decode())
+"""
+
+
+def test_what_is_rendered_for_hosts_loads_all_of_it(bed: Bed) -> None:
+    port = bed.inventory.cluster.dashboard_port
+    url = f"http://127.0.0.1:{port}"
+    deadline_s = time.monotonic() + 30
+    while True:
+        done = bed.run(sys.executable, "-c", ON_THE_SCHEDULERS_HOST, url)
+        assert done.returncode == 0, done.stderr
+        # Nodes say who they are with their heartbeats.
+        if all(f'{{node="{node}"}}' in done.stdout for node in bed.nodes):
+            break
+        assert time.monotonic() < deadline_s, done.stdout[-2000:]
+        time.sleep(0.5)
+    assert "bokeh" in done.stdout
+    for node in bed.nodes:
+        assert f'contimg_groups_in_flight{{node="{node}"}} 0.0' in done.stdout
+
+
 def test_a_worker_without_a_certificate_gets_nowhere(bed: Bed) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DASK_")}
     plain = bed.scheduler_address.replace("tls://", "tcp://")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +22,6 @@ from bokeh.client import pull_session
 from distributed import Client
 
 from cluster.browser import CHROMIUM, look_at
-from cluster.testbed import Bed
 from contimg_dask.execution.cluster import embedded_cluster
 from contimg_dask.execution.keys import key_of
 from tests.acceptance.conftest import make_groups, run
@@ -259,27 +257,3 @@ def test_an_embedded_cluster_has_the_page_too() -> None:
             assert cluster.dashboard is not None
             dashboard = cluster.dashboard.rpartition("/")[0]
             assert "idle" in shown(dashboard)["groups"]
-
-
-ON_THE_SCHEDULERS_HOST = """
-import sys, urllib.request
-for page in ("contimg", "metrics"):
-    print(urllib.request.urlopen(f"{sys.argv[1]}/{page}", timeout=10).read().decode())
-"""
-
-
-def test_what_is_rendered_for_hosts_loads_all_of_it(bed: Bed) -> None:
-    port = bed.inventory.cluster.dashboard_port
-    url = f"http://127.0.0.1:{port}"
-    deadline_s = time.monotonic() + 30
-    while True:
-        done = bed.run(sys.executable, "-c", ON_THE_SCHEDULERS_HOST, url)
-        assert done.returncode == 0, done.stderr
-        # Nodes say who they are with their heartbeats.
-        if all(f'{{node="{node}"}}' in done.stdout for node in bed.nodes):
-            break
-        assert time.monotonic() < deadline_s, done.stdout[-2000:]
-        time.sleep(0.5)
-    assert "bokeh" in done.stdout
-    for node in bed.nodes:
-        assert f'contimg_groups_in_flight{{node="{node}"}} 0.0' in done.stdout
