@@ -21,9 +21,11 @@ import shutil
 import statistics
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import h5py
 from convert import machine
 
 from contimg_dask.catalogue import groups
@@ -46,7 +48,7 @@ RATES: dict[Kind, float] = {
 
 def troubles(count: int, seed: int) -> list[tuple[int, Kind]]:
     """Say what happens to which group: at least one of each kind, bursts of missing subbands."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311
     free = list(range(3, count - 12))
     chance.shuffle(free)
     found: list[tuple[int, Kind]] = []
@@ -62,7 +64,7 @@ def day(site: Path, count: int, subbands: int, cadence_s: float, kills: int) -> 
     wrong = troubles(count, seed=7)
     night = make_night(site / "made", count, subbands, wrong, name_jitter=True)
     print(f"{len(night.deliveries)} files made in {time.monotonic() - began_s:.0f} s", flush=True)
-    chance = random.Random(3)
+    chance = random.Random(3)  # noqa: S311
     kill_at = sorted(chance.uniform(2, count - 12) for _ in range(kills))
     seen = observe_night(site / "day", night, cadence_s=cadence_s, kill_at=kill_at, timeout_s=300.0)
     return counted(night, seen, cadence_s, kill_at)
@@ -106,6 +108,11 @@ def started(site: Path, incoming: Path, *arguments: str) -> Service:
     ).start()  # fmt: skip
 
 
+def has_said(site: Path, text: str) -> bool:
+    log = site / "stream.log"
+    return log.exists() and text in log.read_text()
+
+
 def full_scale(site: Path, count: int) -> dict[str, Any]:
     """Let full-scale groups arrive all at once; return how long each took from then on."""
     made, incoming = site / "made", site / "incoming"
@@ -113,7 +120,7 @@ def full_scale(site: Path, count: int) -> dict[str, Any]:
     simulate(made, Observation(groups=count, noise_jy=1.0))
     service = started(site, incoming)
     with open_catalogue(str(site / "catalogue.sqlite")) as catalogue:
-        until(lambda: "connected to the cluster" in (site / "stream.log").read_text(), 120)
+        until(lambda: has_said(site, "connected to the cluster"), 120)
         began_s = time.time()
         for path in sorted(made.iterdir()):
             os.link(path, incoming / f".{path.name}.aBcDeF")
@@ -133,6 +140,25 @@ def full_scale(site: Path, count: int) -> dict[str, Any]:
     }
 
 
+def copies(path: Path, incoming: Path, count: int) -> None:
+    """Write a file again and again, as that of one group after the other: only times differ."""
+    with h5py.File(path, "r+") as file:
+        first = file["Header/time_array"][()]
+        del file["Header/time_array"]
+        # In one piece, so that its place in the file is known.
+        file["Header/time_array"] = first
+        file.flush()
+        offset = file["Header/time_array"].id.get_offset()
+    content = bytearray(path.read_bytes())
+    began = datetime.fromisoformat(path.name[:19]).replace(tzinfo=UTC)
+    for number in range(count):
+        later = timedelta(seconds=number * CADENCE_S)
+        moved = (first + later.total_seconds() / 86400.0).tobytes()
+        content[offset : offset + len(moved)] = moved
+        name = (began + later).strftime("%Y-%m-%dT%H:%M:%S") + path.name[19:]
+        (incoming / name).write_bytes(content)
+
+
 def restart(site: Path, files: int) -> dict[str, Any]:
     """Start on a directory of many old files, twice; return the seconds until it is looked through.
 
@@ -141,9 +167,9 @@ def restart(site: Path, files: int) -> dict[str, Any]:
     made, incoming = site / "made", site / "incoming"
     incoming.mkdir(parents=True)
     count = files // 16
-    simulate(made, Observation(groups=count, antennas=2, integrations=2, channels=1))
+    simulate(made, Observation(antennas=2, integrations=2, channels=1, name_jitter=False))
     for path in made.iterdir():
-        path.rename(incoming / path.name)
+        copies(path, incoming, count)
     memory, seconds = Memory(), []
     for _ in range(2):
         (site / "stream.log").unlink(missing_ok=True)
@@ -153,7 +179,7 @@ def restart(site: Path, files: int) -> dict[str, Any]:
             until(
                 lambda: (
                     sum(groups.count_by_state(catalogue).values()) == count
-                    and "dispatching" in (site / "stream.log").read_text()
+                    and has_said(site, "dispatching")
                 ),
                 1200,
                 every_s=0.5,

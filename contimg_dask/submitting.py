@@ -47,6 +47,7 @@ _OF_THE_DISPATCHER = frozenset(
         "rescan_s",
         "poll",
         "live_within_s",
+        "keep_events_days",
         "log_format",
     }
 )

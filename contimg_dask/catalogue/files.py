@@ -84,6 +84,13 @@ def forget(catalogue: Catalogue, paths: Sequence[str]) -> int:
         )
 
 
+def paths_below(catalogue: Catalogue, directory: str) -> set[str]:
+    """Return the remembered files of a directory."""
+    below = subband_files.c.path.startswith(directory.rstrip("/") + "/", autoescape=True)
+    with catalogue.reading() as connection:
+        return set(connection.execute(select(subband_files.c.path).where(below)).scalars())
+
+
 def forget_older(catalogue: Catalogue, before_s: float) -> int:
     """Forget files that were read before a time [s since 1970]; return how many. Safe to call twice."""
     with catalogue.writing() as connection:

@@ -254,6 +254,10 @@ class Settings:
             minimum=0,
         ),
     )
+    keep_events_days: int = field(
+        default=90,
+        metadata=_takes("days after which a stream removes events from the catalogue", minimum=1),
+    )
     log_format: LogFormat = field(
         default="text", metadata=_takes("lines of services: text, or a JSON object each")
     )

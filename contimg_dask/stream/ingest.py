@@ -21,6 +21,7 @@ from contimg_dask.settings import Settings
 from contimg_dask.staging.room import free_bytes
 from contimg_dask.stream.arrivals import Arrivals
 from contimg_dask.stream.finishing import Tracker
+from contimg_dask.stream.housekeeping import Housekeeping
 from contimg_dask.stream.listing import look_at, scan
 from contimg_dask.stream.reading import FileReader, Found
 from contimg_dask.stream.watching import Watcher
@@ -43,8 +44,8 @@ class Ingest:
         The directory.
     settings
         Of the stream.
-    reader, arrivals
-        Open files; take groups into the catalogue.
+    reader, arrivals, housekeeping
+        Open files; take groups into the catalogue; keep that small.
     on_line
         Is told what operators want to know.
     on_turn
@@ -58,6 +59,7 @@ class Ingest:
         *,
         reader: FileReader,
         arrivals: Arrivals,
+        housekeeping: Housekeeping,
         on_line: Say,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
@@ -65,6 +67,7 @@ class Ingest:
         self._settings = settings
         self._reader = reader
         self._arrivals = arrivals
+        self._housekeeping = housekeeping
         self._on_line = on_line
         self._on_turn = on_turn
         self._tracker = Tracker(settings.settle_s)
@@ -160,6 +163,7 @@ class Ingest:
         # What has no file that is known may have one that is still to be looked at.
         if scanning and not self._tracker.fresh and not self._stopped.is_set():
             self._arrivals.give_up_vanished()
+            self._housekeeping.after_scan(self._tracker.paths)
 
     def _is_clock_set_back(self, now_s: float) -> bool:
         return self._scan_at_s > now_s + 2 * self._settings.rescan_s + 60

@@ -24,6 +24,7 @@ from contimg_dask.saying import Say
 from contimg_dask.settings import Settings
 from contimg_dask.staging.owners import is_running
 from contimg_dask.stream.arrivals import Arrivals
+from contimg_dask.stream.housekeeping import Housekeeping
 from contimg_dask.stream.ingest import Ingest
 from contimg_dask.stream.notifying import Notifier, Pulse
 from contimg_dask.stream.reading import FileReader
@@ -192,9 +193,13 @@ class _Service:
         request = request_of(job)
         # What is the process' own does not go with the job.
         request = replace(request, settings=self._settings)
+        input_dir = self._streaming.input_dir.absolute()
         return Ingest(
-            self._streaming.input_dir.absolute(),
+            input_dir,
             self._settings,
+            housekeeping=Housekeeping(
+                self._catalogue, input_dir, self._settings.keep_events_days, self._on_line
+            ),
             reader=FileReader(self._catalogue),
             arrivals=Arrivals(self._catalogue, job, request, self._on_line, self._failed_to(log)),
             on_line=self._on_line,

@@ -17,6 +17,7 @@ from contimg_dask.dispatching.requests import request_of
 from contimg_dask.model import GroupRecord
 from contimg_dask.settings import Settings
 from contimg_dask.stream.arrivals import Arrivals
+from contimg_dask.stream.housekeeping import Housekeeping
 from contimg_dask.stream.ingest import Ingest
 from contimg_dask.stream.reading import FileReader
 from contimg_dask.submitting import Backlog, job_of_stream
@@ -51,6 +52,9 @@ class Follower:
             self.settings,
             reader=FileReader(self.catalogue),
             arrivals=self._arrivals,
+            housekeeping=Housekeeping(
+                self.catalogue, self.incoming, self.settings.keep_events_days, self._hear
+            ),
             on_line=self._hear,
         )
 

@@ -18,6 +18,7 @@ from typing import Any
 import h5py
 import pytest
 
+from contimg_dask.catalogue import files as subband_files
 from contimg_dask.catalogue import queue
 from contimg_dask.model import Reason
 from tests.acceptance.conftest import make_groups
@@ -38,6 +39,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Follow = Callable[..., Follower]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written down every two seconds, and looked at as often, is so four times as often."""
+    monkeypatch.setattr("contimg_dask.stream.arrivals._SHOWN_EVERY_S", 0.5)
+    monkeypatch.setattr("contimg_dask.stream.ingest._AGAIN_AFTER_S", 0.5)
+    monkeypatch.setattr("contimg_dask.stream.ingest._POLL_S", 0.5)
 
 
 @pytest.fixture
@@ -512,6 +521,25 @@ def test_what_an_outage_has_left_is_a_backlog(memory_path: Path, made: Path) -> 
         stream.ingest.start()
         (row,) = stream.until_state("queued")
         assert not row.live
+
+
+def test_headers_of_files_that_are_gone_and_old_events_are_forgotten(
+    memory_path: Path, made: Path
+) -> None:
+    with following(memory_path, made) as stream:
+        first, *_ = stream.bring(0, 1, 2)
+        stream.until_state("queued")
+        shutil.copy(first, memory_path / "elsewhere.hdf5")
+    first.unlink()
+    with following(memory_path, made, start=False, keep_events_days=0) as stream:
+        known = subband_files.paths_below(stream.catalogue, str(stream.incoming))
+        assert str(first) in known
+        stream.ingest.start()
+        assert "1 header(s)" in stream.until_said("housekeeping")
+        left = subband_files.paths_below(stream.catalogue, str(stream.incoming))
+        assert left == known - {str(first)}
+        assert stream.told() == []
+        assert stream.states() == ["queued"]
 
 
 def _later(stamp: str, seconds: int) -> str:

@@ -19,6 +19,7 @@ from sqlalchemy import update
 from contimg_dask.catalogue import groups, jobs, leases, queue
 from contimg_dask.catalogue.opening import Catalogue, CatalogueError, open_catalogue
 from contimg_dask.catalogue.records import GroupRow
+from contimg_dask.catalogue.tables import groups as groups_table
 from contimg_dask.catalogue.tables import jobs as jobs_table
 from contimg_dask.convert import convert_in_order
 from contimg_dask.dispatching import preparing
@@ -34,6 +35,7 @@ from contimg_dask.event_log import EventLog
 from contimg_dask.execution.runner import Completion
 from contimg_dask.model import Attempt, ConversionPlan, GroupRecord, Tier
 from contimg_dask.settings import Settings
+from contimg_dask.staging import room
 from contimg_dask.submitting import Backlog, submit
 from tests.acceptance.conftest import make_groups
 from tests.integration.catalogue.nouns import begun
@@ -53,6 +55,7 @@ class Here:
     dashboard: str | None = None
     workers: dict[str, int] = field(default_factory=lambda: {NODE: 1})
     waiting: dict[str, Completion] = field(default_factory=dict)
+    started: list[ConversionPlan] = field(default_factory=list)
 
     @property
     def running(self) -> list[str]:
@@ -68,6 +71,7 @@ class Here:
         self.waiting.clear()
 
     def start(self, plan: ConversionPlan, attempt: Attempt, node: str, **how: Any) -> None:
+        self.started.append(plan)
         error = self.error(attempt)
         product = convert_in_order(plan, attempt) if error is None else None
         self.waiting[attempt.name] = Completion(
@@ -80,7 +84,7 @@ class Here:
         for name in list(self.waiting):
             yield self.waiting.pop(name)
 
-    def watch(self, tiers: Collection[tuple[Tier, ...]]) -> bool:
+    def watch(self, tiers: Collection[tuple[Tier, ...]], *, closely: bool = False) -> bool:
         return True
 
     def sweep(self, roots: Any, owners: Any) -> None:
@@ -237,6 +241,47 @@ def test_an_output_whose_file_system_fails_holds_the_queue_and_blames_no_group(
     assert any("Stale file handle" in state for state in seen)
     assert sum("Stale file handle" in line for line in desk.lines) == 1
     assert [(row.state, row.attempts) for row in desk.rows] == [("published", 1)] * 3
+
+
+def test_a_disk_that_gets_short_of_its_reserve_holds_the_queue_and_then_it_goes_on_by_itself(
+    desk: Desk,
+) -> None:
+    """The file system is real; how much of it is free is not."""
+    desk.submit(disk_reserve="1GB")
+    free = [500_000_000]
+    seen: list[tuple[str | None, str]] = []
+
+    def is_done() -> bool:
+        facts = desk.facts()
+        seen.append((facts["held"], str(facts["state"])))
+        if len(seen) == 5:
+            free[0] = 50_000_000_000
+        return desk.is_done()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "free_bytes", lambda directory: free[0])
+        desk.run(is_done)
+    held = [state for code, state in seen if code == "no-space"]
+    assert held
+    assert all("to be left free (disk_reserve)" in state for state in held)
+    assert seen[-1][0] is None
+    assert [(row.state, row.attempts) for row in desk.rows] == [("published", 1)] * 3
+
+
+def test_a_backlog_leaves_staging_room_for_a_live_group_like_the_last_one(desk: Desk) -> None:
+    job = desk.submit(scratch_dir=str(desk.out.parent / "scratch"))
+    first, *others = desk.rows
+    with desk.catalogue.writing() as connection:
+        live = update(groups_table).where(groups_table.c.key == first.key).values(live=True)
+        connection.execute(live)
+    desk.run(desk.is_done)
+    plans = {plan.group_id: plan for plan in desk.cluster.started}
+    assert plans[first.id].proposed_tier.kept_bytes == 0
+    for other in others:
+        scratch, destination = plans[other.id].tiers
+        assert (scratch.name, scratch.kept_bytes) == ("scratch", plans[first.id].bytes_staged)
+        assert (destination.name, destination.kept_bytes) == ("destination", 0)
+    assert job
 
 
 def test_a_catalogue_that_is_away_while_a_product_is_recorded_loses_nothing(
