@@ -162,7 +162,7 @@ def plot(ways: dict[str, dict[str, Any]], path: Path) -> None:
             va="center", fontsize=9,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlim(0, max(facts["with_s"] for facts in ways.values()) * 1.35)
+    axes.set_xlim(0, max(facts["with_s"] for facts in ways.values()) * 1.5)
     axes.set_xlabel(
         "seconds per full-scale group, median; grey without, blue with a quick-look\n"
         "at the right the difference within a round: median, least and most"

@@ -114,7 +114,7 @@ def main(arguments: list[str]) -> None:
         case [picture, width, height]:
             make_picture(Path(picture), int(width), int(height))
         case [picture]:
-            make_picture(Path(picture), 1200, 1010)
+            make_picture(Path(picture), 1200, 1040)
         case _:
             sys.exit(__doc__)
 

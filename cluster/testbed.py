@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cluster.hosts import MARK, Loopback, Namespaces, quiet, remove_dead_beds
 from contimg_dask.deploy.inventory import Inventory, read_inventory
 from contimg_dask.deploy.rendering import (
@@ -42,8 +44,13 @@ NO_WORDS: Mapping[str, str] = {}
 _MAKE_CERTIFICATES = Path(__file__).with_name("make-certificates")
 _WORKERS_OF = """
 import json, sys, urllib.request
-with urllib.request.urlopen(sys.argv[1], timeout=5) as answer:
-    print(json.dumps([w["host"] for w in json.load(answer)["workers"].values()]))
+for line in sys.stdin:
+    try:
+        with urllib.request.urlopen(sys.argv[1], timeout=5) as answer:
+            found = [w["host"] for w in json.load(answer)["workers"].values()]
+    except (OSError, ValueError):
+        found = []
+    print(json.dumps(found), flush=True)
 """
 
 
@@ -72,7 +79,9 @@ class Bed:
     network: Namespaces | Loopback
     word: str
     more_environment: dict[str, str] = field(default_factory=dict)
+    scheduler_environment: dict[str, str] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
+    _asking: subprocess.Popen[str] | None = None
 
     @property
     def nodes(self) -> list[str]:
@@ -113,7 +122,8 @@ class Bed:
         with host.log.open("ab") as log:
             host.process = subprocess.Popen(
                 [*self.network.inside(name), *again],
-                env=self.environment(name),
+                env=self.environment(name)
+                | (self.scheduler_environment if name == SCHEDULER else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -149,16 +159,37 @@ class Bed:
         """Let them go on."""
         self.hosts[name].signal(signal.SIGCONT)
 
+    def pids(self, name: str) -> list[int]:
+        """Return the processes of a host."""
+        process = self.hosts[name].process
+        if process is None:
+            return []
+        first = psutil.Process(process.pid)
+        return [first.pid, *(child.pid for child in first.children(recursive=True))]
+
     def workers(self) -> dict[str, int]:
         """Return how many workers of each node the scheduler knows; empty when it does not answer."""
-        url = f"http://127.0.0.1:{self.inventory.cluster.dashboard_port}/json/identity.json"
-        words = [*self.network.inside(SCHEDULER), sys.executable, "-c", _WORKERS_OF, url]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
-        if done.returncode:
-            return {}
-        addresses = json.loads(done.stdout)
+        asking = self._asked()
+        assert asking.stdin is not None
+        assert asking.stdout is not None
+        asking.stdin.write("\n")
+        asking.stdin.flush()
+        addresses = json.loads(asking.stdout.readline())
         names = {host.ip: name for name, host in self.hosts.items()}
         return {names.get(ip, ip): addresses.count(ip) for ip in addresses}
+
+    def _asked(self) -> subprocess.Popen[str]:
+        """Return a process on the scheduler's host that tells the workers' addresses, line by line.
+
+        One for all questions: starting Python takes as long as the answer many times over.
+        """
+        if self._asking is None:
+            url = f"http://127.0.0.1:{self.inventory.cluster.dashboard_port}/json/identity.json"
+            self._asking = subprocess.Popen(
+                [*self.network.inside(SCHEDULER), sys.executable, "-S", "-c", _WORKERS_OF, url],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        return self._asking
 
     def wait_until(self, true: Callable[[dict[str, int]], bool], timeout_s: float = 90.0) -> None:
         """Return when this is true of the workers; not while the scheduler does not tell them.
@@ -207,6 +238,8 @@ class Bed:
 
     def close(self) -> None:
         """Kill every process of the bed."""
+        if self._asking is not None:
+            self._asking.communicate()  # it ends with its input
         for name in self.hosts:
             self.thaw(name)
             self.stop(name)
@@ -223,6 +256,7 @@ def bring_up(
     settings: str = "",
     roles: Mapping[str, str] = NO_WORDS,
     environment: Mapping[str, str] = NO_WORDS,
+    scheduler_environment: Mapping[str, str] = NO_WORDS,
 ) -> Iterator[Bed]:
     """Bring a test bed up below a directory, and take it down whatever happens.
 
@@ -238,8 +272,8 @@ def bring_up(
         Lines of the inventory's ``[settings]``.
     roles
         Of nodes that are not to be ``both``, by name.
-    environment
-        More variables for all programs.
+    environment, scheduler_environment
+        More variables for all programs, and for the scheduler alone.
     """
     remove_dead_beds()
     names = [SCHEDULER, *(f"node{number}" for number in range(1, nodes + 1))]
@@ -256,6 +290,7 @@ def bring_up(
         bed = Bed(
             directory=directory, inventory=inventory, network=network, word=word,
             more_environment=dict(environment),
+            scheduler_environment=dict(scheduler_environment),
         )  # fmt: skip
         (directory / "logs").mkdir(exist_ok=True)
         for name in names:

@@ -20,10 +20,11 @@ _NAME_MARGIN_D = 660.0 / 86400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovered:
-    """Readable and unreadable files with a subband's name."""
+    """Readable and unreadable files with a subband's name; ``node`` (IP) when only that sees them."""
 
     headers: tuple[SubbandHeader, ...]
     unreadable: tuple[UnreadableFile, ...]
+    node: str | None = None
 
 
 def discover(

@@ -64,7 +64,13 @@ from tests.reference import memory_directory, new_attempt
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = str(Path(contimg_dask.__file__).parent) + os.sep
-READING = (PACKAGE + "uvh5", PACKAGE + "phasing.py", PACKAGE + "geometry.py")
+READING = tuple(
+    PACKAGE + name
+    for name in (
+        "uvh5", "phasing.py", "geometry.py", "quicklook/sampling.py", "quicklook/content.py",
+        "quicklook/rows.py",
+    )
+)  # fmt: skip
 """What reads and computes only, and is left out because it has thousands of lines to pass."""
 OLD, NEW = ProductOptions(spw="single"), ProductOptions()
 BULK = ("DATA", "FLAG", "WEIGHT_SPECTRUM", "WEIGHT", "SIGMA")
@@ -96,7 +102,8 @@ class Case:
     """What the doomed process does, and what readers may find when it is dead.
 
     ``views`` are what may stand at the target right after the kill, ``settled`` after the sweep;
-    ``only`` are the files in whose lines it is killed, where other cases have the others.
+    ``only`` are the files in whose lines it is killed, where other cases have the others. One case
+    makes a quick-look, whose many small files make every look at the disk longer.
     """
 
     act: Callable[[World, Place], None]
@@ -107,6 +114,7 @@ class Case:
     direct: bool = True
     on_existing: OnExisting = "skip"
     allow_gap: bool = False
+    quicklook: bool = False
     prepare: Callable[[World, Place], None] = lambda world, place: None
     only: tuple[str, ...] = ()
 
@@ -143,6 +151,7 @@ class World:
             publication=Publication(
                 output_dir=str(place.output), allow_gap=self.case.allow_gap, keep_failed=True
             ),
+            quicklook=self.case.quicklook,
         )
 
     def put_old(self, place: Place) -> None:
@@ -266,7 +275,7 @@ NEW_OR_NONE = frozenset({"absent", "new"})
 OLD_OR_NEW = frozenset({"old", "new"})
 
 CASES: dict[str, Case] = {
-    "new": Case(act=convert, views=NEW_OR_NONE, settled=NEW_OR_NONE),
+    "new": Case(act=convert, quicklook=True, views=NEW_OR_NONE, settled=NEW_OR_NONE),
     "parts": Case(
         act=convert,
         views=NEW_OR_NONE,

@@ -144,12 +144,24 @@ class QueuedGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MovedBytes:
+    """What one link carried for a product: from the node that made parts to the one that joined them.
+
+    Nodes by IP; ``bytes`` before encryption.
+    """
+
+    from_node: str
+    to_node: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRow:
     """A group as lists show it, without its files.
 
     ``path`` is where its product stands, ``seconds`` how long the steps of its last attempt took,
-    ``jobs`` every job that has brought it. ``complete_s`` is when its last file was finished, where
-    somebody watched.
+    ``jobs`` every job that has brought it, ``moved_bytes`` what links carried for its product.
+    ``complete_s`` is when its last file was finished, where somebody watched.
     """
 
     key: int
@@ -178,6 +190,7 @@ class GroupRow:
     complete_s: float | None
     queued_s: float | None
     finished_s: float | None
+    moved_bytes: tuple[MovedBytes, ...]
 
     @property
     def latency_s(self) -> float | None:

@@ -10,7 +10,14 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, RowMapping, select
 
 from contimg_dask.catalogue.documents import group_from_json
-from contimg_dask.catalogue.records import AttemptRow, GroupRow, Job, ProductRow, QueuedGroup
+from contimg_dask.catalogue.records import (
+    AttemptRow,
+    GroupRow,
+    Job,
+    MovedBytes,
+    ProductRow,
+    QueuedGroup,
+)
 from contimg_dask.catalogue.tables import group_documents, groups, jobs_groups
 from contimg_dask.model import Reason
 
@@ -24,7 +31,9 @@ _JOB = [field.name for field in fields(Job) if field.name != "reason"]
 _ATTEMPT = [field.name for field in fields(AttemptRow) if field.name != "reason"]
 _PRODUCT = [field.name for field in fields(ProductRow)]
 _LISTED = [
-    field.name for field in fields(GroupRow) if field.name not in ("reason", "jobs", "missing")
+    field.name
+    for field in fields(GroupRow)
+    if field.name not in ("reason", "jobs", "missing", "moved_bytes")
 ]
 _QUEUED = [
     field.name
@@ -104,7 +113,17 @@ def group_rows_of(connection: Connection, rows: Iterable[Row]) -> list[GroupRow]
             reason=reason_of(row),
             missing=tuple(row["missing"]),
             jobs=tuple(brought_by[row["key"]]),
+            moved_bytes=_moved_bytes(row),
             **{name: row[name] for name in _LISTED},
         )
         for row in found
     ]
+
+
+def _moved_bytes(row: Row) -> tuple[MovedBytes, ...]:
+    """Return what each link carried for the product that stands: facts have it as ``FROM>TO``."""
+    if row["path"] is None:
+        return ()
+    moved = (row["facts"] or {}).get("moved_bytes", {})
+    links = ((*link.split(">"), size) for link, size in sorted(moved.items()))
+    return tuple(MovedBytes(from_node=a, to_node=b, bytes=size) for a, b, size in links)

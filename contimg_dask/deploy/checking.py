@@ -76,7 +76,12 @@ def _judge_node(
     status = f"see 'systemctl status dask-worker@{node.name}' there"
     if not facts.answers:
         text = f"unreachable: nothing answers at {node.ip} within 3 s"
-        yield _fail(node.name, text, "is it up, and is its link?")
+        yield _fail(
+            node.name,
+            text,
+            "is it up, and is its link? A firewall that drops packets looks the same from here: "
+            "open TCP 22 and all ports above 1024 between the hosts",
+        )
         return
     if of_all.fault is not None:
         yield _warn(node.name, "answers; its workers are not known without the scheduler", status)
@@ -112,7 +117,7 @@ def _judge_workers(
         if worker.digest is None:
             text = "other settings: its workers know no inventory"
             found.append(_fail(node.name, text, restart))
-        elif worker.digest != inventory.digest:
+        elif worker.digest != inventory.digest_of(node):
             text = "other settings: its workers started with another nodes.toml than this one"
             found.append(_fail(node.name, text, restart))
         if worker.threads != 1:

@@ -59,6 +59,13 @@ def _size(size_bytes: float) -> str:
     return f"{size_bytes:,.3g} TB"
 
 
+def _age(seconds: float) -> str:
+    minutes, rest_s = divmod(max(0, round(seconds)), 60)
+    if not minutes:
+        return f"{rest_s} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def _clock(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, tz=UTC).strftime("%H:%M:%S UTC")
 
@@ -66,7 +73,7 @@ def _clock(at_s: float) -> str:
 def _parts() -> Any:
     # What workers tell is shown as text: nothing of it can become a part of the page.
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"steps": _steps_of, "size": _size, "clock": _clock}
+    environment.filters |= {"steps": _steps_of, "size": _size, "clock": _clock, "age": _age}
     return environment.from_string(_text_of("dashboard_parts.html.j2")).module
 
 
@@ -106,7 +113,7 @@ class Page:
         recent = sum(failure.at_s > now_s - HOUR_S for failure in failures)
         texts = {
             "numbers": self._parts.numbers(groups, published, tiers, recent),
-            "groups": self._parts.in_flight(groups, nodes, now_s),
+            "groups": self._parts.in_flight(groups, nodes, self._watch.silent_s(), now_s),
             "staging": self._parts.staging(tiers),
             "failures": self._parts.failures(failures[:8]),
         }

@@ -18,6 +18,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from contimg_dask.deploy.worker_figures import METRIC
 from contimg_dask.errors import WorkerLostError
+from contimg_dask.execution.cluster import silent_after_s
 from contimg_dask.execution.keys import TaskKey, read_key
 from contimg_dask.staging.reserving import TierUsage
 
@@ -167,6 +168,17 @@ class GroupWatch(SchedulerPlugin):
             worker.host: str(_heartbeat(worker).get("node") or worker.host)
             for worker in self._workers()
         }
+
+    def silent_s(self) -> dict[str, float]:
+        """Return the nodes none of whose workers was heard of for a while, and for how long [s]."""
+        heard_s: dict[str, float] = {}
+        names = self.node_names()
+        for worker in self._workers():
+            node = names[worker.host]
+            heard_s[node] = max(heard_s.get(node, 0.0), worker.last_seen)
+        now_s = time.time()
+        bound_s = silent_after_s(len(self._workers()))
+        return {n: now_s - at_s for n, at_s in heard_s.items() if now_s - at_s > bound_s}
 
     def _name_of(self, address: str) -> str:
         host = get_address_host(address) if address else ""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -183,14 +184,18 @@ class Inventory:
     """An inventory that is right in itself.
 
     ``settings`` are the program's own (`contimg_dask.settings`), as the ``[settings]`` table gives
-    them to all hosts. ``digest`` is of the file's bytes: equal digests are the same inventory.
+    them to all hosts.
     """
 
     path: str
     cluster: ClusterEntry
     nodes: tuple[NodeEntry, ...]
     settings: Mapping[str, object]
-    digest: str
+
+    def digest_of(self, node: NodeEntry) -> str:
+        """Return a digest of all that is said of a node: what is said of others is no matter."""
+        known = (asdict(self.cluster), self.placement, dict(self.settings), asdict(node))
+        return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def placement(self) -> Literal["group", "subband"]:
@@ -223,8 +228,7 @@ def read_inventory(path: Path) -> Inventory:
         The file cannot be read, or something in it is wrong.
     """
     try:
-        content = path.read_bytes()
-        document = tomllib.loads(content.decode("utf-8"))
+        document = tomllib.loads(path.read_bytes().decode("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: not a readable TOML file: {error}", path=str(path)) from error
     _refuse_unknown(document, ("cluster", "node", "settings"), str(path), "a table of it")
@@ -237,7 +241,6 @@ def read_inventory(path: Path) -> Inventory:
         cluster=cluster,
         nodes=nodes,
         settings=_read_settings(document.get("settings", {}), path),
-        digest=hashlib.sha256(content).hexdigest(),
     )
     _check_together(inventory)
     return inventory

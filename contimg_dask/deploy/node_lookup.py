@@ -73,6 +73,6 @@ def find_node(address: str) -> NodeSettings:
         input_dir=node.input_dir,
         output_dir=inventory.cluster.output_dir,
         workers=node.workers,
-        digest=inventory.digest,
+        digest=inventory.digest_of(node),
         role=node.role,
     )

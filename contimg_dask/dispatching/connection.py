@@ -23,6 +23,7 @@ from contimg_dask.settings import Settings
 
 _TRY_AGAIN_AFTER_S = 3.0
 _WATCH_EVERY_S = 5.0
+_WATCH_CLOSELY_EVERY_S = 1.0
 _SWEEP_EVERY_S = 300.0
 _MOST_GIVEN_UP = 1000
 """So many attempts that ended badly are looked for on nodes that were away meanwhile."""
@@ -163,11 +164,21 @@ class Connection:
                 self._given_up.append(completion.attempt.name)
             yield completion
 
-    def watch(self, tiers: Collection[tuple[Tier, ...]]) -> bool:
-        """Every few seconds, count the nodes and have them measure their room; tell if it was done."""
-        if self._runner is None or self._nodes is None or time.monotonic() < self._watch_at_s:
+    def watch(self, tiers: Collection[tuple[Tier, ...]], *, closely: bool = False) -> bool:
+        """Every few seconds, count the nodes and have them measure their room; tell if it was done.
+
+        Parameters
+        ----------
+        tiers
+            Whose room matters.
+        closely
+            Every second: somebody waits for a node to come back.
+        """
+        now_s = time.monotonic()
+        early_s = _WATCH_EVERY_S - _WATCH_CLOSELY_EVERY_S if closely else 0.0
+        if self._runner is None or self._nodes is None or now_s < self._watch_at_s - early_s:
             return False
-        self._watch_at_s = time.monotonic() + _WATCH_EVERY_S
+        self._watch_at_s = now_s + _WATCH_EVERY_S
         before = set(self.workers)
         self._runner.watch_nodes()
         if set(self.workers) - before:
@@ -220,6 +231,7 @@ class Connection:
         if self._runner is None or self._cluster is None or self._nodes is None:
             return []
         found = []
+        silent = self._runner.silent_nodes()
         for name, workers in self._cluster.nodes.items():
             here = [r for r in self._runner.running if r.node == name]
             measured_s = self._nodes.measured_s(name)
@@ -236,6 +248,7 @@ class Connection:
                     unseen_bytes=sum(r.plan.bytes_staged for r in unseen),
                     draining=name in draining,
                     reduces=self._nodes.reduces(name),
+                    silent=name in silent,
                 )
             )
         return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -37,9 +37,10 @@ from contimg_dask.staging.owners import current_owner
 
 _POLL_S = 0.5
 _CATALOGUE_AGAIN_S = 2.0
+_TELL_EVERY_S = 4.0
 _LIVE_FIRST = 10**12
 _PRIORITY_STEP = 10**8
-_NO_NODE = 'waiting: every node is being drained, or makes parts only (role "stage")'
+_NO_NODE = 'waiting: every node is being drained, not heard of, or makes parts only (role "stage")'
 _STOPPED = Reason(code=INTERRUPTED, text="its dispatcher was stopped before it was done")
 
 
@@ -90,6 +91,7 @@ class Dispatcher:
         self._done: deque[Completion] = deque()
         self._later: dict[int, float] = {}
         self._there: Set[str] = frozenset()
+        self._told: dict[str, tuple[tuple[int, bool], float]] = {}
         self._draining: frozenset[str] = frozenset()
         self._owner = current_owner()
         self._predecessors: tuple[Owner, ...] = ()
@@ -189,14 +191,13 @@ class Dispatcher:
 
     def _look_around(self) -> None:
         """Count nodes, hear of people's wishes, have nodes swept; every few seconds."""
-        if not self._connection.watch(self._preparer.tiers):
+        if not self._connection.watch(self._preparer.tiers, closely=bool(self._later)):
             return
         there = self._connection.workers
         if there.keys() - self._there:
             self._later.clear()  # it may be the one that groups wait for
         self._there = there.keys()
-        for name, workers in there.items():
-            known_nodes.seen(self._catalogue, name, workers, self._connection.staging(name))
+        self._tell_nodes(there)
         self._draining = known_nodes.draining_names(self._catalogue)
         doomed = queue.cancel_requests(self._catalogue)
         for name, claim in self._claims.items():
@@ -205,6 +206,17 @@ class Dispatcher:
         self._log_level = logged_from(log_level(self._catalogue), self._log_level)
         self._give_back_unknown()
         self._connection.sweep(self._preparer.staging_roots(), self._predecessors)
+
+    def _tell_nodes(self, there: Mapping[str, int]) -> None:
+        """Write into the catalogue which nodes are there; a write each, so not too often."""
+        now_s = time.monotonic()
+        for name, workers in there.items():
+            staging = self._connection.staging(name)
+            known = (workers, bool(staging["tiers"]))  # a node that is new has not answered yet
+            before, at_s = self._told.get(name, ((0, False), 0.0))
+            if known != before or now_s - at_s > _TELL_EVERY_S:
+                known_nodes.seen(self._catalogue, name, workers, staging)
+                self._told[name] = (known, now_s)
 
     def _give_back_unknown(self) -> None:
         """Give back groups that run by the catalogue, but not here.

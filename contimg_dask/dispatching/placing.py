@@ -20,7 +20,8 @@ class Node:
 
     ``room_bytes`` is what its first tier can still promise, None where that is not known. Groups
     handed over since it was measured are in ``unseen_bytes``. Where ``reduces`` is false, parts are
-    made, but none of other nodes put together.
+    made, but none of other nodes put together. A ``silent`` one has not been heard of for a while:
+    it may be gone.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Node:
     unseen_bytes: int = 0
     draining: bool = False
     reduces: bool = True
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,8 @@ def choose(nodes: Iterable[Node], need: Need, groups_per_node: int) -> str | Non
 
     Live groups find one place more per node than others may take, and the room that those leave.
     A node whose first tier has no room left is only taken when nothing runs there: then waiting
-    would not help, and the next tier has to do.
+    would not help, and the next tier has to do. A silent one is not taken: it is known soon
+    whether it is gone, and what is given to it until then may be lost.
     """
     most = groups_per_node + (1 if need.live else 0)
     usable = [
@@ -62,8 +65,8 @@ def choose(nodes: Iterable[Node], need: Need, groups_per_node: int) -> str | Non
         for node in nodes
         if not node.draining and node.workers > 0 and (node.reduces or not need.spread)
     ]
-    elsewhere = [node for node in usable if node.name != need.avoid]
-    free = [node for node in elsewhere or usable if _takes(node, need, most)]
+    elsewhere = [node for node in usable if node.name != need.avoid] or usable
+    free = [node for node in elsewhere if not node.silent and _takes(node, need, most)]
     best = min(free, key=lambda node: (len(node.loads) / node.workers, node.name), default=None)
     return None if best is None else best.name
 

@@ -184,12 +184,13 @@ def read_spread_job(
         return None
     headers = [header for one in found for header in one.headers]
     unreadable = [file for one in found for file in one.unreadable]
+    away = sorted(known - {one.node for one in found})
     waited_s = time.time() - job.submitted_s
-    if len(found) < len(known) and waited_s < request.settings.node_wait_s:
+    if away and waited_s < request.settings.node_wait_s:
         return None
     jobs.set_reading(catalogue, job.id, len(headers) + len(unreadable))
     arrivals = [
-        arriving(group, request)
+        arriving(group, request, away)
         for group in group_files(headers, unreadable, job.expected_subbands)
         if starts_within(group, job.start_mjd, job.end_mjd)
     ]
@@ -235,12 +236,20 @@ def _stat(path: str) -> Stat | None:
     return found.st_size, found.st_mtime_ns
 
 
-def arriving(group: Group, request: Request) -> Arriving:
-    """Return a group as it enters the queue: whole, or with the reason why it cannot be converted."""
+def arriving(group: Group, request: Request, away: Sequence[str] = ()) -> Arriving:
+    """Return a group as it enters the queue: whole, or with the reason why it cannot be converted.
+
+    Of an incomplete one it is said which nodes, by IP, may have the rest of it and are ``away``.
+    """
+    note: tuple[str, ...] = ()
+    if away and group.missing:
+        note = (f"node {', '.join(away)} was away when the job was read: its files are not known",)
     minimum = request.min_subbands or group.expected
     fault = is_convertible(group, minimum, request.settings.spw)
     if fault is not None and fault.code == "missing-subbands":
-        fault = replace(fault, text=f"{fault.text}; submit again when they have come")
+        text = "; ".join((fault.text, *note, "submit again when they have come"))
+        fault = replace(fault, text=text)
+    group = replace(group, notes=(*group.notes, *note))
     return Arriving(group=group, whole=fault is None, fault=fault)
 
 

@@ -241,6 +241,27 @@ def hosts(client: Client) -> dict[str, int]:
     return count
 
 
+def silent_after_s(workers: int) -> float:
+    """Return after how long without a sign a worker counts as silent, among so many [s]."""
+    # Workers tell of themselves every 0.5 s, and n of them at least every 1 + n/200 s.
+    return 3.0 + workers / 50
+
+
+def silent_hosts(client: Client) -> set[str]:
+    """Return the hosts that have said nothing for a while, by IP: they may be gone, or very busy.
+
+    Dask takes a worker for lost after a minute (``worker-ttl``) only. Until then whatever is given
+    to a host that is cut off or frozen is lost with it.
+    """
+    heard_s: dict[str, float] = {}
+    workers = _workers(client)
+    for facts in workers.values():
+        heard_s[facts["host"]] = max(heard_s.get(facts["host"], 0.0), facts["last_seen"])
+    # Held against the latest sign of any, so that no two clocks are compared.
+    since_s = max(heard_s.values(), default=0.0) - silent_after_s(len(workers))
+    return {host for host, at_s in heard_s.items() if at_s < since_s}
+
+
 def workers_on(client: Client, nodes: set[str]) -> list[str]:
     """Return the addresses of the workers on these hosts, by IP."""
     workers = _workers(client)

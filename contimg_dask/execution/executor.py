@@ -108,7 +108,8 @@ class DaskExecutor:
     def _free_node(self, plan: ConversionPlan, attempt: int) -> str | None:
         """Return the node with the fewest groups per worker, or None when none has room.
 
-        Where the group failed before is not asked again while there is another. A second attempt
+        Where the group failed before is not asked again while there is another, nor a node that
+        is not heard of: an attempt would be lost there, and there are only two. A second attempt
         gets a node for itself: when a worker dies, every group with a task queued there is lost
         with it, so a group that kills its workers must not take another one along.
         """
@@ -126,6 +127,9 @@ class DaskExecutor:
             and all(group.attempt.number == 1 for group in groups)
         ]
         workers = self._cluster.nodes
+        if free:
+            silent = self._runner.silent_nodes()
+            free = [node for node in free if node not in silent]
         return min(free, key=lambda node: len(running[node]) / workers[node], default=None)
 
     def _start(self, plan: ConversionPlan, number: int, node: str) -> None:

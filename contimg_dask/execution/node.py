@@ -23,8 +23,9 @@ R = TypeVar("R")
 class NodeSettings:
     """What the inventory says of a node.
 
-    ``digest`` is of the inventory, ``tmpfs_budget_bytes`` what groups may take of ``tmpfs_path``
-    together, ``role`` what it does for groups of several nodes: ``stage``, ``reduce`` or ``both``.
+    ``digest`` is of all the inventory says of it, ``tmpfs_budget_bytes`` what groups may take of
+    ``tmpfs_path`` together, ``role`` what it does for groups of several nodes: ``stage``,
+    ``reduce`` or ``both``.
     """
 
     name: str

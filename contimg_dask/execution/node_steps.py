@@ -111,8 +111,8 @@ def discover_here(
     """
     known = this_node()
     if known is not None and known.input_dir is None:
-        return Discovered(headers=(), unreadable=())  # it records nothing
+        return Discovered(headers=(), unreadable=(), node=node)  # it records nothing
     place = directory if known is None or known.input_dir is None else known.input_dir
     found = discover(Path(place), start_mjd=start_mjd, end_mjd=end_mjd)
     headers = tuple(replace(header, node=node) for header in found.headers)
-    return replace(found, headers=headers)
+    return replace(found, headers=headers, node=node)

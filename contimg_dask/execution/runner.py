@@ -19,7 +19,7 @@ from distributed.client import ClosedClientError, FutureCancelledError, FuturesC
 from contimg_dask.errors import ContimgError, SchedulerLostError, WorkerLostError
 from contimg_dask.execution import steps
 from contimg_dask.execution.cleaning import Cleaning
-from contimg_dask.execution.cluster import Cluster, hosts
+from contimg_dask.execution.cluster import Cluster, hosts, silent_hosts
 from contimg_dask.execution.keys import key_of
 from contimg_dask.execution.spreading import Spread
 from contimg_dask.model import Attempt, ConversionPlan, Product
@@ -117,6 +117,12 @@ class AttemptRunner:
     def connected(self) -> bool:
         """Whether the scheduler is still there."""
         return bool(self._cluster.client.status == "running")
+
+    def silent_nodes(self) -> set[str]:
+        """Return the nodes that are there, but have not been heard of for a while, by IP."""
+        if len(self._cluster.nodes) < 2:  # there is no choice
+            return set()
+        return silent_hosts(self._cluster.client)
 
     def start(
         self,

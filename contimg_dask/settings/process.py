@@ -8,12 +8,16 @@ from collections.abc import Mapping, MutableMapping
 
 # One thread per process everywhere: workers fill the cores by number, and casacore and HDF5 are
 # not thread-safe. Input may lie on a network file system without locks, and is only ever read.
+# pyuvdata compiles functions by numba, none of which costs us anything as it is; without that it
+# loads in two thirds of the time, and where neither the environment nor the home directory can be
+# written, as under the units we render, it could not be loaded at all: numba finds no cache.
 PROCESS_ENVIRONMENT: Mapping[str, str] = types.MappingProxyType(
     {
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "HDF5_USE_FILE_LOCKING": "FALSE",
+        "NUMBA_DISABLE_JIT": "1",
     }
 )
 

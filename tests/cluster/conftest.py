@@ -28,9 +28,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
             ]
         ),
     }
+    # Dask looks every so many seconds for workers that were silent for as long, but at least for
+    # 5 s. A lost node's nanny is asked to restart it first, and waited for as long as that.
+    impatient = {
+        "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "2s",
+        "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s",
+    }
     with bring_up(
         directory, worker_ttl_s=5, settings=settings, roles={"node4": "stage"},
-        environment=environment,
+        environment=environment, scheduler_environment=impatient,
     ) as bed:  # fmt: skip
         if bed.word:
             warnings.warn(f"a test bed with less than it should have: {bed.word}", stacklevel=1)

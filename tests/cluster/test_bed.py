@@ -22,6 +22,7 @@ import pytest
 from cluster.hosts import MARK, can_isolate, namespaces, remove_dead_beds
 from cluster.testbed import Bed
 from contimg_dask.deploy.node_lookup import EXIT_REFUSED
+from contimg_dask.verification import verify
 from tests.acceptance.conftest import make_groups, tree
 
 COMMAND = str(Path(sys.executable).with_name("contimg-dask"))
@@ -108,9 +109,7 @@ def assert_all_published_once(done: Done, out: Path, incoming: Path) -> None:
     assert len(products) == GROUPS
     attempts = {group["path"]: group["attempts"] for group in done.report["groups"]}
     longest = max(products, key=lambda product: attempts[str(product)])
-    words = [COMMAND, "verify", str(longest), "--input", str(incoming)]
-    found = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert found.returncode == 0, found.stdout + found.stderr
+    assert verify(longest, incoming) == []
 
 
 def test_groups_are_converted_over_tls_each_on_its_nodes_own_tmpfs(
@@ -283,6 +282,30 @@ def test_the_check_finds_a_cluster_well_and_says_what_another_inventory_would_no
         assert any(said in line for line in lines), lines
     if bed.network.isolated:
         assert any("FAIL node5: unreachable" in line for line in lines), lines
+
+
+ON_THE_SCHEDULERS_HOST = """
+import sys, urllib.request
+for page in ("contimg", "metrics"):
+    print(urllib.request.urlopen(f"{sys.argv[1]}/{page}", timeout=10).read().decode())
+"""
+
+
+def test_what_is_rendered_for_hosts_loads_all_of_it(bed: Bed) -> None:
+    port = bed.inventory.cluster.dashboard_port
+    url = f"http://127.0.0.1:{port}"
+    deadline_s = time.monotonic() + 30
+    while True:
+        done = bed.run(sys.executable, "-c", ON_THE_SCHEDULERS_HOST, url)
+        assert done.returncode == 0, done.stderr
+        # Nodes say who they are with their heartbeats.
+        if all(f'{{node="{node}"}}' in done.stdout for node in bed.nodes):
+            break
+        assert time.monotonic() < deadline_s, done.stdout[-2000:]
+        time.sleep(0.5)
+    assert "bokeh" in done.stdout
+    for node in bed.nodes:
+        assert f'contimg_groups_in_flight{{node="{node}"}} 0.0' in done.stdout
 
 
 def test_a_worker_without_a_certificate_gets_nowhere(bed: Bed) -> None:

@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from distributed import Client
 
 from contimg_dask.catalogue import groups, jobs, leases, nodes, products, queue
 from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from contimg_dask.catalogue.records import AttemptRow, GroupRow, ProductRow
 from contimg_dask.copying import allocated_bytes
+from contimg_dask.execution.cluster import hosts, silent_hosts
 from contimg_dask.reconciling import reconcile
 from contimg_dask.settings import Settings
 from contimg_dask.submitting import Backlog, submit
@@ -463,6 +466,28 @@ def test_a_node_that_is_drained_gets_nothing_more_until_it_is_undrained(
             nodes.set_draining(site.catalogue, node, False)
     rows = site.until_done(job)
     assert [row.state for row in rows] == ["published"] * 3
+
+
+def test_a_node_that_is_not_heard_of_is_given_nothing(
+    site: Site, incoming: Path, out: Path
+) -> None:
+    frozen = site.deployment.pools[NODES[0]].process
+    assert frozen is not None
+    everything = [psutil.Process(frozen.pid), *psutil.Process(frozen.pid).children(recursive=True)]
+    try:
+        for process in everything:
+            process.suspend()
+        with Client(site.deployment.address, set_as_default=False) as client:
+            until(lambda: silent_hosts(client) == {NODES[0]}, PATIENCE_S, 0.1)
+            # Dask still takes it for a worker like any other; this one has a name before the other's.
+            assert hosts(client) == dict.fromkeys(NODES, 1)
+            (row,) = site.until_done(site.submit(only_group(incoming), out))
+            assert silent_hosts(client) == {NODES[0]}
+    finally:
+        for process in everything:
+            process.resume()
+    assert row.state == "published"
+    assert [attempt.node for attempt in site.attempts(row)] == [NODES[1]]
 
 
 def test_what_waits_is_cancelled_at_once(site: Site, simulated: Path, out: Path) -> None:

@@ -24,6 +24,7 @@ from contimg_dask.execution.executor import Completion, DaskExecutor
 from contimg_dask.model import ConversionPlan
 from contimg_dask.python_api import find_groups
 from contimg_dask.settings import Settings
+from contimg_dask.verification import verify
 from tests.acceptance.conftest import make_groups, run, tree
 
 DASK = str(Path(sys.executable).with_name("dask"))
@@ -124,8 +125,7 @@ def test_a_worker_killed_in_the_middle_is_survived(
     assert [event for event, _ in heard.events].count("done") == 3
     for completion in completions:
         assert completion.product is not None
-        done = run("verify", completion.product.path, "--input", incoming)
-        assert done.code == 0, done.out
+        assert verify(Path(completion.product.path), incoming) == []
     assert all("staging" not in name for name in tree(tmp_path))
 
 
@@ -238,7 +238,7 @@ def test_a_running_scheduler_and_a_worker_with_threads_are_used_safely(
         assert done.report["counts"]["published"] == 3
         assert done.group("2025-10-05T03:12:06")["node"]
         for product in tmp_path.glob("science/*/*.ms"):
-            assert run("verify", product, "--input", incoming).code == 0
+            assert verify(product, incoming) == []
         with Client(scheduler) as client:
             assert len(client.scheduler_info()["workers"]) == 1, "the cluster is somebody else's"
 

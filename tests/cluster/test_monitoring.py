@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +22,6 @@ from bokeh.client import pull_session
 from distributed import Client
 
 from cluster.browser import CHROMIUM, look_at
-from cluster.testbed import Bed
 from contimg_dask.execution.cluster import embedded_cluster
 from contimg_dask.execution.keys import key_of
 from tests.acceptance.conftest import make_groups, run
@@ -153,23 +151,29 @@ def test_a_worker_tells_prometheus_how_its_tiers_stand(watched: Watched) -> None
     assert all('tier="destination"' in name for name in tiers)
 
 
-def test_the_scheduler_tells_prometheus_of_groups_and_tasks(watched: Watched) -> None:
+def test_the_scheduler_tells_prometheus_of_groups_and_tasks(
+    watched: Watched, tmp_path: Path
+) -> None:
+    gate = str(tmp_path / "open")
+
+    def wait() -> None:
+        while not os.path.exists(gate):
+            time.sleep(0.02)
+
     assert samples(watched.dashboard)['contimg_groups_in_flight{node="127.0.0.1"}'] == 0
     keys = [key_of(f"{ID}.1.aaaaaaaa", step, live=True) for step in ("part-sb00", "part-sb01")]
-    slow = [
-        watched.client.submit(time.sleep, 2, key=key, workers=["127.0.0.1"], pure=False)
-        for key in keys
-    ]
-    deadline_s = time.monotonic() + 10
+    slow = [watched.client.submit(wait, key=key, workers=["127.0.0.1"], pure=False) for key in keys]
+    deadline_s = time.monotonic() + 30
     wanted = 'contimg_tasks{state="processing",step="part",urgency="live"}'
     while samples(watched.dashboard).get(wanted) != 2:
         assert time.monotonic() < deadline_s
     assert samples(watched.dashboard)['contimg_groups_in_flight{node="127.0.0.1"}'] == 1
-    groups = shown(watched.dashboard)["groups"]
-    assert ID in groups
-    assert "live" in groups
-    assert "part 0/2" in groups
-    watched.client.cancel(slow)
+    found = shown(watched.dashboard)
+    for said in (ID, "live", "part 0/2", "1 group<"):
+        assert said in found["groups"]
+    assert number(found["numbers"], "groups in flight, 1 live") == "1"
+    Path(gate).touch()
+    watched.client.gather(slow)
 
 
 def test_the_page_is_served_and_shows_what_was_done(watched: Watched) -> None:
@@ -210,6 +214,18 @@ def test_a_browser_shows_the_page_and_it_fits(watched: Watched, width: int) -> N
     assert taken <= width, "one would have to scroll sideways"
 
 
+def test_a_node_that_is_not_heard_of_is_called_so(watched: Watched) -> None:
+    (pid,) = watched.client.run(os.getpid).values()
+    assert "not heard of" not in shown(watched.dashboard)["groups"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = shown_once(lambda now: "not heard of for" in now["groups"], watched.dashboard)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert re.search(r"127\.0\.0\.1.*not heard of for [3-9] s", found["groups"])
+    shown_once(lambda now: "not heard of" not in now["groups"], watched.dashboard)
+
+
 def test_a_worker_that_dies_is_a_failure_on_a_page_that_lives_on(watched: Watched) -> None:
     # Last: it ends the worker of the others.
     def die() -> None:
@@ -241,27 +257,3 @@ def test_an_embedded_cluster_has_the_page_too() -> None:
             assert cluster.dashboard is not None
             dashboard = cluster.dashboard.rpartition("/")[0]
             assert "idle" in shown(dashboard)["groups"]
-
-
-ON_THE_SCHEDULERS_HOST = """
-import sys, urllib.request
-for page in ("contimg", "metrics"):
-    print(urllib.request.urlopen(f"{sys.argv[1]}/{page}", timeout=10).read().decode())
-"""
-
-
-def test_what_is_rendered_for_hosts_loads_all_of_it(bed: Bed) -> None:
-    port = bed.inventory.cluster.dashboard_port
-    url = f"http://127.0.0.1:{port}"
-    deadline_s = time.monotonic() + 30
-    while True:
-        done = bed.run(sys.executable, "-c", ON_THE_SCHEDULERS_HOST, url)
-        assert done.returncode == 0, done.stderr
-        # Nodes say who they are with their heartbeats.
-        if all(f'{{node="{node}"}}' in done.stdout for node in bed.nodes):
-            break
-        assert time.monotonic() < deadline_s, done.stdout[-2000:]
-        time.sleep(0.5)
-    assert "bokeh" in done.stdout
-    for node in bed.nodes:
-        assert f'contimg_groups_in_flight{{node="{node}"}} 0.0' in done.stdout

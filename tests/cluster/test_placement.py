@@ -9,30 +9,31 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
 
 from cluster.testbed import Bed
-from contimg_dask.catalogue import groups, jobs, tables
+from contimg_dask.catalogue import groups, jobs
 from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from contimg_dask.catalogue.records import AttemptRow, GroupRow
 from contimg_dask.geometry import part_of
 from contimg_dask.publishing.manifest import geometry_in, read_manifest
 from contimg_dask.quicklook.store import read_quicklook
+from contimg_dask.verification import verify
 from tests.acceptance.conftest import make_groups, tree
+from tests.cluster.memory_limit import NoControlGroup, memory_limit
 from tests.cluster.test_bed import COMMAND, MENDED, cut, freeze, kill, staging_of, until
 from tests.reference import tile_files
 
 Lose = Callable[[Bed, str], None]
 GROUPS, SUBBANDS = 3, 4
+MIB = 1 << 20
 FIRST = ("--end", "2025-10-05T03:14:00")
 """Of the groups, the first one only."""
 
@@ -64,16 +65,22 @@ class Site:
     incoming: Path
 
     def submit(
-        self, name: str, *options: str, placement: str = "subband", wait_s: int = 100
+        self,
+        name: str,
+        *options: str,
+        placement: str = "subband",
+        wait_s: int = 100,
+        incoming: Path | None = None,
     ) -> Backlog:
         out = self.bed.directory / "out" / name
-        source = "/each/node/has/its/own" if placement == "subband" else self.incoming
+        seen = incoming or self.incoming
+        source = "/each/node/has/its/own" if placement == "subband" else seen
         done = self.bed.run(
             "env", f"CONTIMG_DASK_NODE_WAIT_S={wait_s}",
             COMMAND, "submit", source, out, "--placement", placement, "--json", *options,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        return Backlog(self, json.loads(done.stdout)["job"], out)
+        return Backlog(self, json.loads(done.stdout)["job"], out, seen)
 
     @property
     def gates(self) -> Path:
@@ -109,6 +116,7 @@ class Backlog:
     site: Site
     job: int
     out: Path
+    incoming: Path
 
     @property
     def groups(self) -> list[GroupRow]:
@@ -128,13 +136,13 @@ class Backlog:
 
     @property
     def moved_bytes(self) -> Counter[str]:
-        """Bytes by link, as the catalogue keeps them with its groups."""
+        """Bytes by link, as `contimg-dask groups` tells them."""
+        done = self.site.bed.run(COMMAND, "groups", "--job", str(self.job), "--json")
+        assert done.returncode == 0, done.stderr
         moved: Counter[str] = Counter()
-        keys = [group.key for group in self.groups]
-        query = select(tables.groups.c.facts).where(tables.groups.c.key.in_(keys))
-        with self.site.catalogue.reading() as connection:
-            for facts in connection.scalars(query):
-                moved.update(facts["moved_bytes"])
+        for group in json.loads(done.stdout)["groups"]:
+            for link in group["moved_bytes"]:
+                moved[f"{link['from_node']}>{link['to_node']}"] += link["bytes"]
         return moved
 
     def is_done(self) -> bool:
@@ -149,9 +157,7 @@ class Backlog:
         assert len(self.products) == count
         ended = Counter(attempt.state for attempt in self.attempts)
         assert ended["published"] == count
-        words = [COMMAND, "verify", str(self.products[-1]), "--input", str(self.site.incoming)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert verify(self.products[-1], self.incoming) == []
 
     def assert_nothing_is_left(self, *but: str) -> None:
         """Nothing is staged on any node but these, nor at the output."""
@@ -346,8 +352,8 @@ def test_without_a_node_that_stays_away_a_group_is_partial_or_fails_and_others_g
 ) -> None:
     try:
         assert site.bed.run(COMMAND, "pause").returncode == 0
-        partial = site.submit("partial", *FIRST, "--min-subbands", "3", wait_s=8)
-        strict = site.submit("strict", *FIRST, wait_s=8)
+        partial = site.submit("partial", *FIRST, "--min-subbands", "3", wait_s=4)
+        strict = site.submit("strict", *FIRST, wait_s=4)
         until(lambda: partial.groups and strict.groups)
         with site.held("write_part-sb02") as holders:
             assert site.bed.run(COMMAND, "resume").returncode == 0
@@ -407,3 +413,34 @@ def test_groups_on_one_node_each_are_published_elsewhere_when_those_are_lost(sit
     site.bed.wait_for_all()
     backlog.assert_nothing_is_left()
     assert len(backlog.products) == GROUPS
+
+
+def test_a_group_whose_worker_the_kernel_kills_for_memory_is_published_once_elsewhere(
+    site: Site, tmp_path: Path
+) -> None:
+    size_bytes = 8 * MIB
+    make_groups(tmp_path, groups=1, subbands=SUBBANDS, antennas=48, integrations=8, channels=48)
+    # A step reads more than twice of what it gets, and writes as much into the node's tmpfs.
+    assert min(path.stat().st_size for path in tmp_path.iterdir()) > size_bytes
+    with ExitStack() as stack:
+        try:
+            limit = stack.enter_context(memory_limit())
+        except NoControlGroup as error:
+            pytest.skip(str(error))
+        with site.held("group_part") as holders:
+            backlog = site.submit("oom", placement="group", incoming=tmp_path)
+            until(holders)
+            (node,) = set(holders())
+            limit.hold(site.bed.pids(node), size_bytes)
+        until(lambda: limit.kills)
+        limit.lift()
+        backlog.assert_published_once(1)
+    lost, published = backlog.attempts
+    assert (lost.node, lost.state) == (site.ip(node), "lost")
+    assert lost.reason is not None
+    assert lost.reason.code == "worker-lost"
+    assert "killed, or out of memory" in lost.reason.text
+    assert published.node != lost.node
+    # The nanny has started another one: nothing stays on the node either.
+    site.bed.wait_for_all()
+    backlog.assert_nothing_is_left()

@@ -7,19 +7,20 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
-from contimg_dask.catalogue import groups, jobs, queue
+from contimg_dask.catalogue import groups, jobs, nodes, queue
 from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from contimg_dask.catalogue.records import GroupRow, Job
 from contimg_dask.catalogue.tables import jobs as jobs_table
+from contimg_dask.discovery import Discovered, discover
 from contimg_dask.dispatching import reading
-from contimg_dask.dispatching.reading import JobReader, read_job
+from contimg_dask.dispatching.reading import JobReader, read_job, read_spread_job
 from contimg_dask.errors import CatalogueError, UsageError
 from contimg_dask.model import GroupRecord
 from contimg_dask.naming import moment_to_mjd
@@ -246,6 +247,52 @@ def test_a_file_that_vanishes_while_the_job_is_read_is_missing(
     vanish = Moments(2, file(desk.incoming, 3, 0).unlink)
     assert read_job(desk.catalogue, desk.submit(), stopped=vanish) == 4
     assert desk.rows()[3].missing == (0,)
+
+
+def on_node(incoming: Path, subband: int, node: str) -> Discovered:
+    """What a node says that has recorded one subband of every group."""
+    found = discover(incoming)
+    name = f"_sb{subband:02d}.hdf5"
+    headers = (replace(h, node=node) for h in found.headers if h.path.endswith(name))
+    return Discovered(headers=tuple(headers), unreadable=(), node=node)
+
+
+def test_a_node_that_is_away_while_a_job_is_read_is_named_with_what_is_missing(
+    desk: Desk, incoming: Path
+) -> None:
+    here, gone, drained = "10.0.0.1", "10.0.0.2", "10.0.0.3"
+    for name in (here, gone, drained):
+        nodes.seen(desk.catalogue, name, 1, {})
+    nodes.set_draining(desk.catalogue, drained, True)
+    file(incoming, 3, 1).unlink()
+    answers = [on_node(incoming, 0, here), on_node(incoming, 5, drained)]
+    spread = {"placement": "subband", "node_wait_s": 0}
+    patient = desk.submit(**spread | {"node_wait_s": 1000})
+    # As many answer as are not drained, but not the same.
+    assert read_spread_job(desk.catalogue, patient, lambda *_: answers) is None
+    assert desk.rows(patient) == []
+    told: list[GroupRecord] = []
+    strict = desk.submit(**spread)
+    assert read_spread_job(desk.catalogue, strict, lambda *_: answers, told.append) == 4
+    named = f"node {gone} was away when the job was read: its files are not known"
+    for row in desk.rows(strict):
+        assert row.state == "failed"
+        assert row.reason is not None
+        assert row.reason.code == "missing-subbands"
+        assert f"missing: sb01; {named}; submit again" in row.reason.text
+    assert [record.reason for record in told] == [row.reason for row in desk.rows(strict)]
+    # What is enough goes on, and says so in its product; what is whole has nothing to say.
+    partial = desk.submit(**spread | {"min_subbands": 1})
+    both = [on_node(incoming, 0, here), on_node(incoming, 1, drained)]
+    assert read_spread_job(desk.catalogue, partial, lambda *_: both) == 4
+    notes = [groups.get_group(desk.catalogue, row.key).group.notes for row in desk.rows(partial)]
+    assert notes == [(), (), (), (named,)]
+    # The node is back.
+    nodes_back = [on_node(incoming, 0, here), on_node(incoming, 1, gone)]
+    again = desk.submit(**spread)
+    assert read_spread_job(desk.catalogue, again, lambda *_: nodes_back) == 4
+    texts = {row.id: row.reason for row in desk.rows(again) if row.state == "failed"}
+    assert not any(reason and gone in reason.text for reason in texts.values())
 
 
 # -------------------------------------------------------------------------------- what is remembered

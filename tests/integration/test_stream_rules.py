@@ -41,6 +41,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Follow = Callable[..., Follower]
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written down every two seconds, and looked at as often, is so four times as often."""
+    monkeypatch.setattr("contimg_dask.stream.arrivals._SHOWN_EVERY_S", 0.5)
+    monkeypatch.setattr("contimg_dask.stream.ingest._AGAIN_AFTER_S", 0.5)
+    monkeypatch.setattr("contimg_dask.stream.ingest._POLL_S", 0.5)
+
+
 @pytest.fixture
 def follow(memory_path: Path, made: Path) -> Iterator[Follow]:
     with ExitStack() as stack:

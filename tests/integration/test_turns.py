@@ -87,7 +87,7 @@ class Here:
         for name in list(self.waiting):
             yield self.waiting.pop(name)
 
-    def watch(self, tiers: Collection[tuple[Tier, ...]]) -> bool:
+    def watch(self, tiers: Collection[tuple[Tier, ...]], *, closely: bool = False) -> bool:
         return True
 
     def staging(self, node: str) -> dict[str, Any]:

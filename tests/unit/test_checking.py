@@ -39,7 +39,7 @@ def worker(inventory: Inventory, number: int, **changes: Any) -> WorkerSaid:
         address=f"tls://10.0.0.11:{40000 + number}",
         versions={"contimg-dask": "1.0", "Python": "3.11.7"},
         node="node1",
-        digest=inventory.digest,
+        digest=inventory.digest_of(inventory.nodes[0]),
         threads=1,
         memory_limit_bytes=4 * GIB,
         memory_bytes=64 * GIB,
@@ -63,7 +63,10 @@ def cluster_facts(inventory: Inventory, first: NodeFacts, **changes: Any) -> Clu
         versions=versions,
         scheduler_versions=versions,
         days_left={"the authority": 3000.0, "its certificate": 200.0},
-        nodes={"node1": first, "node2": node_facts(inventory)},
+        nodes={
+            "node1": first,
+            "node2": node_facts(inventory, digest=inventory.digest_of(inventory.nodes[1])),
+        },
     )
     return replace(fine, **changes)
 
@@ -125,7 +128,7 @@ def test_what_is_wrong_with_the_workers_of_a_node_is_told_once(
     [
         (
             {"answers": False, "workers": ()},
-            "fail node1: unreachable: nothing answers at 10.0.0.11",
+            "fail node1: unreachable: nothing answers at 10.0.0.11 within 3 s",
         ),
         ({"workers": ()}, "fail node1: no worker at 10.0.0.11, 8 wanted"),
         ({"days_left": 12.4}, "warn node1: its certificate expires in 12 days"),

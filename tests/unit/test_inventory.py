@@ -80,10 +80,19 @@ def test_placement_follows_the_nodes_that_record(tmp_path: Path) -> None:
     assert read(tmp_path, chosen + recording).placement == "group"
 
 
-def test_the_digest_is_of_the_whole_file(tmp_path: Path) -> None:
-    once, again = read(tmp_path, CLUSTER + NODE), read(tmp_path, CLUSTER + NODE)
-    other = read(tmp_path, CLUSTER + NODE + "# a word\n")
-    assert once.digest == again.digest != other.digest
+def test_the_digest_of_a_node_is_of_what_matters_to_it(tmp_path: Path) -> None:
+    def digest(text: str) -> str:
+        inventory = read(tmp_path, text)
+        return inventory.digest_of(inventory.nodes[0])
+
+    once = digest(CLUSTER + NODE)
+    assert once == digest(CLUSTER + NODE + "# a word\n")
+    # A node that is added is nothing to the others, unless it changes where groups are placed.
+    assert once == digest(CLUSTER + NODE + SECOND)
+    assert once != digest(CLUSTER + NODE + SECOND + 'input_dir = "/data/incoming"\n')
+    assert once != digest(CLUSTER + "worker_ttl_s = 30\n" + NODE)
+    assert once != digest(CLUSTER + NODE + 'role = "reduce"\n')
+    assert once != digest(CLUSTER + NODE + "[settings]\nstage_to_tmpfs = true\n")
 
 
 @pytest.mark.parametrize(

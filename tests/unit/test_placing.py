@@ -15,6 +15,7 @@ NAMES = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
 SIZE = 100
 
 loads = st.lists(st.builds(Load, bytes_staged=st.just(SIZE), alone=st.booleans()), max_size=4)
+seldom = st.sampled_from((False, False, False, True))
 needs = st.builds(
     Need,
     bytes_staged=st.just(SIZE),
@@ -32,7 +33,8 @@ def nodes_named(name: str) -> st.SearchStrategy[Node]:
         loads=loads.map(tuple),
         room_bytes=st.none() | st.integers(0, 5 * SIZE),
         unseen_bytes=st.integers(0, 3 * SIZE),
-        draining=st.booleans(),
+        draining=seldom,
+        silent=seldom,
     )
 
 
@@ -59,11 +61,12 @@ NEED = Need(bytes_staged=SIZE)
 
 
 @given(nodes=clusters, need=needs, most=per_node)
-def test_a_draining_node_or_one_without_workers_is_never_chosen(
+def test_a_draining_or_silent_node_or_one_without_workers_is_never_chosen(
     nodes: list[Node], need: Need, most: int
 ) -> None:
     chosen = chosen_of(nodes, need, most)
     assert not chosen.draining
+    assert not chosen.silent
     assert chosen.workers > 0
 
 
@@ -106,7 +109,7 @@ def test_a_node_that_has_something_is_only_given_what_its_tier_has_room_for(
 def test_nothing_waits_while_a_node_that_may_take_it_has_nothing_at_all(
     nodes: list[Node], need: Need, most: int
 ) -> None:
-    idle = [n for n in nodes if n.workers and not n.draining and not n.loads]
+    idle = [n for n in nodes if n.workers and not (n.draining or n.silent or n.loads)]
     if any(n.name != need.avoid for n in idle):
         assert choose(nodes, need, most) is not None
 
@@ -158,6 +161,16 @@ def test_a_group_waits_for_another_node_rather_than_go_where_it_failed() -> None
     need = replace(NEED, alone=True, avoid=NAMES[0])
     assert choose(nodes, need, K) is None
     assert choose([nodes[0], replace(nodes[1], draining=True)], need, K) == NAMES[0]
+
+
+def test_a_group_waits_for_a_node_that_is_not_heard_of_rather_than_be_lost_with_it() -> None:
+    silent, other = node(NAMES[0], silent=True), node(NAMES[1], running=1)
+    assert choose([silent, other], NEED, K) == NAMES[1]
+    assert choose([silent, other], replace(NEED, alone=True), K) is None
+    # Nor does it go back to where it failed: the other one is heard of again, or known to be lost.
+    retried = replace(NEED, alone=True, avoid=NAMES[1])
+    assert choose([silent, node(NAMES[1])], retried, K) is None
+    assert choose([node(NAMES[1])], retried, K) == NAMES[1]
 
 
 def test_a_full_tier_is_waited_for_only_where_waiting_may_help() -> None:

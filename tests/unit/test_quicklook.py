@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -354,3 +355,15 @@ def test_no_quicklook_goes_with_a_job(converted: Converted, tmp_path: Path) -> N
     (plan,) = decide(group_files(found.headers, found.unreadable, 3), request)
     assert isinstance(plan, ConversionPlan)
     assert (plan.quicklook, plan.plan_hash) == (False, converted.plan.plan_hash)
+
+
+def test_conversions_load_none_of_what_readers_need() -> None:
+    asked = (
+        "import sys, contimg_dask.cli_convert, contimg_dask.execution.preload as preload\n"
+        "preload.dask_setup(None)\n"
+        "print(sorted({'matplotlib', 'pandas', 'xarray', 'zarr'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -272,6 +272,7 @@ def test_the_process_environment_is_set_only_where_the_user_left_it_unset() -> N
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "HDF5_USE_FILE_LOCKING": "FALSE",
+        "NUMBA_DISABLE_JIT": "1",
     }
     assert settings.process_environment(environ)["OMP_NUM_THREADS"] == "8"
     assert settings.process_environment({})["OMP_NUM_THREADS"] is None

@@ -14,9 +14,11 @@ from tests.integration.catalogue.nouns import (
     BROKEN,
     LOST,
     OUT,
+    begun,
     brought,
     failed,
     make_group,
+    product_of,
     published,
     queued,
     submitted,
@@ -106,6 +108,23 @@ def test_a_row_is_plain_json(catalogue: Catalogue) -> None:
     document = groups.get_row(catalogue, key).to_json()
     assert document["reason"] == {"code": "verification-failed", "text": "DATA differs"}
     assert (document["state"], document["present"], document["jobs"]) == ("failed", 2, (1,))
+
+
+def test_what_each_link_carried_for_a_product_is_in_its_row(catalogue: Catalogue) -> None:
+    key, at_home, waiting = queued(catalogue, 3)
+    attempt = begun(catalogue, key, "try")
+    moved = {"10.0.0.3>10.0.0.1": 300, "10.0.0.2>10.0.0.1": 4_000_000_000}
+    facts = {"tier": "tmpfs", "moved_bytes": moved}
+    assert queue.publish(
+        catalogue, key, attempt, product_of(), seconds={}, node="10.0.0.1", facts=facts
+    )
+    published(catalogue, at_home, 1)
+    assert groups.get_row(catalogue, key).to_json()["moved_bytes"] == (
+        {"from_node": "10.0.0.2", "to_node": "10.0.0.1", "bytes": 4_000_000_000},
+        {"from_node": "10.0.0.3", "to_node": "10.0.0.1", "bytes": 300},
+    )
+    for other in (at_home, waiting):
+        assert groups.get_row(catalogue, other).moved_bytes == ()
 
 
 def test_a_group_without_known_files_cannot_be_had_with_them(catalogue: Catalogue) -> None:
