@@ -203,8 +203,11 @@ class GroupRow:
         """Return the row as plain JSON types."""
         # Not by asdict, which copies everything within: lists are asked for often, and are long.
         values = {name: getattr(self, name) for name in _GROUP_ROW}
-        reason = None if self.reason is None else asdict(self.reason)
-        return values | {"reason": reason, "latency_s": self.latency_s}
+        return values | {
+            "reason": None if self.reason is None else asdict(self.reason),
+            "moved_bytes": tuple(asdict(link) for link in self.moved_bytes),
+            "latency_s": self.latency_s,
+        }
 
 
 _GROUP_ROW = tuple(one.name for one in fields(GroupRow))
