@@ -190,6 +190,7 @@ def test_every_test_that_is_called_a_proof_exists() -> None:
 
 def test_what_was_tried_against_the_web_interface_are_tests_that_there_are() -> None:
     table = (ROOT / "docs" / "api.md").read_text().split("\n## What was tried against it\n")[1]
+    table = table.split("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 15
     for row in rows:
