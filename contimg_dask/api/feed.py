@@ -37,7 +37,15 @@ class EventFeed:
         self.streams = 0
 
     async def start(self) -> None:
-        """Begin to look; what happened before is not told, but on request."""
+        """Begin to look; what happened before is not told, but on request.
+
+        Raises
+        ------
+        CatalogueError
+            The catalogue cannot be read.
+        """
+        # Before any stream is opened, which would begin at the beginning.
+        self._last = await asyncio.to_thread(latest_id, self._catalogue)
         self._task = asyncio.create_task(self._look())
 
     def close(self) -> None:
@@ -52,12 +60,8 @@ class EventFeed:
         self._news = asyncio.Event()
 
     async def _look(self) -> None:
-        started = False
         while not self._closed:
             try:
-                if not started:
-                    self._last = await asyncio.to_thread(latest_id, self._catalogue)
-                    started = True
                 found = await asyncio.to_thread(
                     list_events, self._catalogue, after_id=self._last, limit=_PAGE
                 )

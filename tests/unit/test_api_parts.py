@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -132,6 +134,16 @@ def test_it_answers_to_its_own_names_alone(host: str, status: int) -> None:
     asyncio.run(Guard(app, ["10.0.0.1", "night.example"])(scope, receive, send))
     assert sent[0]["status"] == status
     assert (b"x-frame-options", b"DENY") in sent[0]["headers"]
+
+
+def test_what_is_not_installed_is_named_with_how_to_have_it() -> None:
+    without = "import sys; sys.modules['fastapi'] = None; from contimg_dask.cli import main; "
+    words = [sys.executable, "-c", f"{without} sys.argv = ['contimg-dask', 'api']; main()"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "contimg-dask: fastapi is not installed: pip install 'contimg-dask[api]'\n"
+    )
 
 
 def test_every_error_has_a_status_and_one_form() -> None:
