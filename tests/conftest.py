@@ -1,8 +1,14 @@
-"""What all tests share: how Hypothesis looks for examples."""
+"""What all tests share: how Hypothesis looks for examples, and variables of libraries."""
 
 from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
+
+from contimg_dask.settings import apply_process_environment
+
+# Some tests run commands in this process. What those set would change libraries that are loaded
+# already, in the middle of their work; set before anything is loaded it is as in any command.
+apply_process_environment()
 
 # Files are written in most examples, so the time of one says nothing; and a suite that finds other
 # failures on every run is of no use to whoever has to mend them.

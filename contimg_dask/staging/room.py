@@ -51,8 +51,7 @@ def check_room(directory: Path, bytes_needed: int, reserve_bytes: int = 0) -> No
             f"{megabytes(bytes_needed)} needed: free some space",
             path=str(directory),
         )
-    free = free_bytes(directory)
-    if bytes_needed + reserve_bytes > free:
+    if reserve_bytes and bytes_needed + reserve_bytes > (free := free_bytes(directory)):
         raise NoSpaceError(
             f"{directory}: {megabytes(free)} free, {megabytes(bytes_needed)} needed and "
             f"{megabytes(reserve_bytes)} to be left free (disk_reserve): free some space",
