@@ -17,13 +17,14 @@ from .conftest import make_groups
 
 
 @pytest.fixture(scope="module")
-def product(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
+def product(tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("lazy")
     make_groups(directory / "in", subbands=3)
-    record = convert_subband_groups_to_ms(
-        directory / "in", directory / "out", client=client, expected_subbands=3
-    )[0]
-    return str(record["path"])
+    done = run(
+        "convert", directory / "in", directory / "out", "--expected-subbands", "3", "--json"
+    )
+    assert done.code == 0, done.err
+    return str(done.report["groups"][0]["path"])
 
 
 @pytest.mark.parametrize(("which", "package"), [("daskms", "daskms"), ("xarray", "xarray_ms")])

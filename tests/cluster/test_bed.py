@@ -169,9 +169,15 @@ def test_the_groups_of_a_node_that_is_lost_are_published_elsewhere(
 def test_a_scheduler_that_is_restarted_ends_the_conversion_in_order(
     bed: Bed, incoming: Path, out: Path
 ) -> None:
-    conversion = Conversion(bed, incoming, out)
-    until(lambda: any(staging_of(bed, node) for node in bed.nodes))
-    bed.restart_scheduler()
+    gate = bed.directory / "gates" / "reduce"
+    gate.touch()
+    try:
+        conversion = Conversion(bed, incoming, out)
+        until(lambda: list(gate.parent.glob("reduce-*.held-*")))
+        bed.restart_scheduler()
+    finally:
+        for path in gate.parent.glob("reduce*"):
+            path.unlink()
     done = conversion.wait()
     assert done.code == 1
     lost = [group for group in done.report["groups"] if group["outcome"] == "failed"]
