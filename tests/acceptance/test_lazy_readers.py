@@ -9,20 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from distributed import Client
 
-from contimg_dask import convert_subband_groups_to_ms
-
-from .conftest import make_groups
+from .conftest import make_groups, run
 
 
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("lazy")
     make_groups(directory / "in", subbands=3)
-    done = run(
-        "convert", directory / "in", directory / "out", "--expected-subbands", "3", "--json"
-    )
+    done = run("convert", directory / "in", directory / "out", "--expected-subbands", "3", "--json")
     assert done.code == 0, done.err
     return str(done.report["groups"][0]["path"])
 
