@@ -207,6 +207,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
     latencies = found["latencies_s"]
     left.step(latencies, [n / len(latencies) for n in range(1, len(latencies) + 1)], where="post")
     left.set_xscale("log")
+    left.set_xticks([0.3, 1, 3, 10, 30], ["0.3", "1", "3", "10", "30"])
+    left.minorticks_off()
     left.set_xlabel("from the last file to the product [s]")
     left.set_ylabel("part of the live groups")
     left.grid(alpha=0.3)
