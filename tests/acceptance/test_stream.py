@@ -110,7 +110,8 @@ def test_the_service_manager_hears_of_it_and_status_shows_it(tmp_path: Path) -> 
             assert f"stream: watching {tmp_path / 'incoming'} by events; 2 files" in shown
             process.send_signal(signal.SIGTERM)
             until(lambda: b"STOPPING=1" in manager.recv(4096), 60)
-        assert process.returncode == 0
+            # Asked once: a second request may meet Python on its way out.
+            assert process.wait(60) == 0
     assert contimg("status", catalogue=catalogue)["streams"] == []
     assert "NO STREAM follows" in run("status", "--catalogue", catalogue).out
 
