@@ -13,6 +13,7 @@ from contextlib import suppress
 
 _STATUS_EVERY_S = 5.0
 _STUCK_AFTER_S = 60.0
+_SEND_WITHIN_S = 1.0
 
 
 class Pulse:
@@ -95,4 +96,6 @@ class Notifier:
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         # Whoever has started us may have ended; that is no reason to end, too.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+            # A manager that reads nothing must not hold us up.
+            link.settimeout(_SEND_WITHIN_S)
             link.sendto("\n".join(lines).encode(), address)
