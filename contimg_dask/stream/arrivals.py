@@ -171,45 +171,41 @@ class Arrivals:
         self._due_s[start] = when_s
 
     def _judge(self, due: Sequence[int], now_s: float) -> None:
-        """Make the groups of these starts anew, with what lies near them, and take them in."""
+        """Make the groups of these starts anew, with what lies near them, and take them in.
+
+        What is due stays so until the catalogue has taken all of it: it may be away just now.
+        """
         near = {start for one in due for start in self._starts.near(one)}
         groups = group_files(
             self._headers(self._starts.paths(near)),
-            [bad.file for bad in self._bad.values() if self._starts.near(bad.name_ms)],
+            [
+                bad.file
+                for bad in self._bad.values()
+                if not near.isdisjoint(self._starts.near(bad.name_ms))
+            ],
             self._job.expected_subbands,
         )
         wanted = {start + step for start in due for step in (-1, 0, 1)}
-        arrivals = []
+        arrivals, later_s, shown = [], dict[int, float](), list[int]()
         for group in groups:
-            if group.start_jd is None:
+            if group.start_jd is None or (start := _start_ms(group)) not in wanted:
                 continue
-            start = _start_ms(group)
-            if start in wanted and (arriving := self._judged(group, start, now_s)) is not None:
-                arrivals.append(arriving)
-        self._take(arrivals)
+            judged = judge(group, self._last_arrival_s(group), now_s, self._request.settings)
+            again_s = self._shown_s.get(start, 0.0) + _SHOWN_EVERY_S
+            if judged.until_s is not None and now_s < again_s:
+                later_s[start] = again_s
+                continue
+            if judged.until_s is not None:
+                later_s[start] = judged.until_s
+                shown.append(start)
+            arrivals.append(judged.arriving)
+        later_s |= self._take(arrivals)
         for start in due:
-            if self._due_s.get(start) == 0.0:  # it has no file any more
-                del self._due_s[start]
-
-    def _judged(self, group: Group, start: int, now_s: float) -> Arriving | None:
-        """Return a group for the catalogue; None while the same was written down a moment ago."""
-        arrived_s = self._last_arrival_s(group)
-        judged = judge(group, arrived_s, now_s, self._request.settings)
-        keys = [key for key in (start - 1, start, start + 1) if key in self._due_s]
-        if judged.until_s is None:
-            for key in keys:
-                del self._due_s[key]
-                self._shown_s.pop(key, None)
-            return judged.arriving
-        shown_s = self._shown_s.get(start, 0.0)
-        if now_s - shown_s < _SHOWN_EVERY_S:
-            for key in keys:
-                self._judge_at(key, shown_s + _SHOWN_EVERY_S)
-            return None
-        for key in keys:
-            self._judge_at(key, judged.until_s)
-        self._shown_s[start] = now_s
-        return judged.arriving
+            self._due_s.pop(start, None)
+            if start not in later_s:
+                self._shown_s.pop(start, None)
+        self._due_s |= later_s
+        self._shown_s |= dict.fromkeys(shown, now_s)
 
     def _last_arrival_s(self, group: Group) -> float:
         paths = [s.header.path for s in group.subbands] + [f.path for f in group.unreadable]
@@ -217,30 +213,43 @@ class Arrivals:
 
     def _judge_alone(self, due: Sequence[str], now_s: float) -> None:
         """Take in, as failed groups, unusable files that no group has come for."""
-        for path in due:
-            self._alone_s.pop(path, None)
         files = [
             bad.file
             for bad in self._bad.values()
             if not self._starts.near(bad.name_ms, _NAME_REACH_MS)
         ]
-        groups = [g for g in group_files([], files, self._job.expected_subbands)
-                  if any(file.path in due for file in g.unreadable)]  # fmt: skip
-        self._take([
-            judge(group, 0.0, now_s, self._request.settings).arriving for group in groups
-        ])  # fmt: skip
+        arrivals, later_s = [], dict[str, float]()
+        for group in group_files([], files, self._job.expected_subbands):
+            paths = {file.path for file in group.unreadable}
+            if paths.isdisjoint(due):
+                continue
+            judged = judge(group, self._last_arrival_s(group), now_s, self._request.settings)
+            if judged.until_s is None:
+                arrivals.append(judged.arriving)
+            else:  # another one of it came since
+                later_s |= dict.fromkeys(paths, judged.until_s)
+        self._take(arrivals)
+        for path in due:
+            self._alone_s.pop(path, None)
+        self._alone_s |= later_s
 
     def _headers(self, paths: Sequence[str]) -> list[SubbandHeader]:
         known = subband_files.recall(self._catalogue, {path: self._stats[path] for path in paths})
         new = [_read(path) for path in paths if path not in known]
         return [one for one in (*known.values(), *new) if isinstance(one, SubbandHeader)]
 
-    def _take(self, arrivals: Sequence[Arriving]) -> None:
+    def _take(self, arrivals: Sequence[Arriving]) -> dict[int, float]:
+        """Take groups into the catalogue, and tell of them; return which to judge again, and when."""
         if not arrivals:
-            return
+            return {}
         named = strays.with_known_ids(self._catalogue, self._job, arrivals)
+        again_s = {}
         for there, came in zip(arrive(self._catalogue, self._job, named), named, strict=True):
             self._tell(there, came)
+            if there.state == "running" and there.other_files:
+                # With files that change under it, it may fail: then it is queued again.
+                again_s[_start_ms(came.group)] = time.time() + _AGAIN_AFTER_S
+        return again_s
 
     def _tell(self, there: Arrived, came: Arriving) -> None:
         group = replace(came.group, id=there.id)
@@ -261,17 +270,13 @@ class Arrivals:
             )
 
     def _tell_kept(self, there: Arrived, came: Arriving) -> None:
-        """Say that files have come too late for a product, and try again where that may change."""
+        """Say that files have come too late for a product; write a record that a kill has prevented."""
         if there.state == "failed" and came.fault is not None and not self._has_record(there.id):
             # We were killed between telling the catalogue and writing the record.
             self._failed(record_of(replace(came.group, id=there.id), "failed", reason=came.fault),
                          replace(came.group, id=there.id))  # fmt: skip
-        if not there.other_files or there.state in ("collecting", "queued"):
-            return
-        if there.state == "running":
-            # With files that change under it, it may fail: then it is queued again.
-            self._judge_at(_start_ms(came.group), time.time() + _AGAIN_AFTER_S)
-        elif there.state == "published" and (came.complete_s or 0.0) >= self._began_s:
+        late = there.state == "published" and there.other_files
+        if late and (came.complete_s or 0.0) >= self._began_s:
             facts = {"present": len(came.group.present), "expected": came.group.expected}
             events.tell(
                 self._catalogue,

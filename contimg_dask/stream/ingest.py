@@ -119,9 +119,9 @@ class Ingest:
 
     def _work(self) -> None:
         while not self._stopped.is_set():
+            self._on_turn()  # who waits for a catalogue or a mount is not stuck
             try:
                 self._turn()
-                self._on_turn()
                 self._troubled("")
             except (CatalogueError, ContimgError, OSError) as error:
                 self._troubled(str(error))

@@ -20,6 +20,8 @@ import pytest
 
 from contimg_dask.catalogue import files as subband_files
 from contimg_dask.catalogue import queue
+from contimg_dask.catalogue.arriving import arrive
+from contimg_dask.errors import CatalogueError
 from contimg_dask.model import Reason
 from tests.acceptance.conftest import make_groups
 from tests.integration.catalogue.nouns import failed as failed_by_dispatcher
@@ -475,6 +477,29 @@ def test_a_directory_in_whose_place_there_is_an_empty_one_for_a_moment_loses_not
     stream.bring(2)
     (row,) = stream.until_state("queued")
     assert row.present == 3
+    assert "group-failed" not in stream.told()  # as if its files had been taken away
+
+
+def test_a_catalogue_that_is_away_for_a_moment_loses_no_group(
+    follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is away when the group is whole: nothing more will come to make it due again."""
+    stream = follow(rescan_s=60)
+    refused = []
+
+    def away(*arguments: Any, **options: Any) -> Any:
+        if len(refused) < 2:
+            refused.append(arguments)
+            raise CatalogueError("the server is away")
+        return arrive(*arguments, **options)
+
+    stream.bring(0, 1)
+    stream.until_present(2)
+    monkeypatch.setattr("contimg_dask.stream.arrivals.arrive", away)
+    stream.bring(2)
+    stream.until_state("queued")
+    assert len(refused) == 2
+    assert "the server is away" in stream.until_said("stream-troubled")
 
 
 def test_without_events_looking_finds_everything(follow: Follow) -> None:
