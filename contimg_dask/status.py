@@ -17,6 +17,7 @@ from contimg_dask.lifecycle import State
 SCHEMA = "contimg-dask.status/1"
 DISPATCHER = "dispatcher"
 STREAMS = "stream "
+"""The name of a stream's lease is this and its input directory."""
 
 _NODE_GONE_AFTER_S = 60.0
 _ORDER: tuple[State, ...] = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from contimg_dask.catalogue.identity import start_ms_of
 from contimg_dask.catalogue.opening import Catalogue
 from contimg_dask.catalogue.records import Arrived, Arriving, Job
 from contimg_dask.deciding import Request, record_of
-from contimg_dask.discovery import Listed, read_file
 from contimg_dask.grouping import group_files
 from contimg_dask.model import (
     MJD_JD_OFFSET_D,
@@ -24,10 +22,11 @@ from contimg_dask.model import (
     SubbandHeader,
     UnreadableFile,
 )
-from contimg_dask.naming import failed_record_path, parse_file_name, stamp_to_mjd
+from contimg_dask.naming import failed_record_path, stamp_to_mjd
 from contimg_dask.recording import keep_record
 from contimg_dask.saying import Say
 from contimg_dask.stream.collecting import judge
+from contimg_dask.stream.reading import read_path
 from contimg_dask.stream.starts import Starts
 
 _BATCH_STARTS = 64
@@ -235,7 +234,7 @@ class Arrivals:
 
     def _headers(self, paths: Sequence[str]) -> list[SubbandHeader]:
         known = subband_files.recall(self._catalogue, {path: self._stats[path] for path in paths})
-        new = [_read(path) for path in paths if path not in known]
+        new = [read_path(path) for path in paths if path not in known]
         return [one for one in (*known.values(), *new) if isinstance(one, SubbandHeader)]
 
     def _take(self, arrivals: Sequence[Arriving]) -> dict[int, float]:
@@ -308,9 +307,3 @@ def _start_ms(group: Group) -> int:
 def _name_ms(file: UnreadableFile) -> int:
     mjd = stamp_to_mjd(file.name_stamp or "")
     return 0 if mjd is None else start_ms_of(mjd)
-
-
-def _read(path: str) -> SubbandHeader | UnreadableFile:
-    name = parse_file_name(os.path.basename(path))
-    assert name is not None  # nothing else is listed
-    return read_file(Listed(path, name))

@@ -58,7 +58,7 @@ class FileReader:
         """
         stats = {path: seen.stat for path, seen in files}
         known = subband_files.recall(self._catalogue, {path: stats[path] for path in first})
-        new = {path: _read(path) for path, _ in files if path not in known}
+        new = {path: read_path(path) for path, _ in files if path not in known}
         now = dict(look_at(path for path, _ in files))
         subband_files.remember(
             self._catalogue,
@@ -72,7 +72,8 @@ def _is_as_seen(now: Seen | None, stat: tuple[int, int]) -> bool:
     return now is not None and now.stat == stat
 
 
-def _read(path: str) -> SubbandHeader | UnreadableFile:
+def read_path(path: str) -> SubbandHeader | UnreadableFile:
+    """Read the header of a file with a subband's name, or say why that cannot be done."""
     name = parse_file_name(os.path.basename(path))
     assert name is not None  # nothing else is listed
     return read_file(Listed(path, name))

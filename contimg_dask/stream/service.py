@@ -23,6 +23,7 @@ from contimg_dask.model import GroupRecord, Kind
 from contimg_dask.saying import Say
 from contimg_dask.settings import Settings
 from contimg_dask.staging.owners import is_running
+from contimg_dask.status import STREAMS
 from contimg_dask.stream.arrivals import Arrivals
 from contimg_dask.stream.housekeeping import Housekeeping
 from contimg_dask.stream.ingest import Ingest
@@ -30,8 +31,6 @@ from contimg_dask.stream.notifying import Notifier, Pulse
 from contimg_dask.stream.reading import FileReader
 from contimg_dask.submitting import Backlog, job_of_stream
 
-STREAM_LEASE = "stream "
-"""The name of a stream's lease is this and its input directory."""
 _LOOK_EVERY_S = 0.5
 _LEASE_AGAIN_S = 2.0
 
@@ -156,7 +155,7 @@ class _Service:
 
     def _run_once(self, notifier: Notifier, *, first: bool) -> None:
         job = jobs.open_stream(self._catalogue, self._new_job())
-        name = f"{STREAM_LEASE}{job.input_dir}"
+        name = f"{STREAMS}{job.input_dir}"
         with ExitStack() as stack:
             log = stack.enter_context(EventLog(self._settings.event_log, self._on_line))
             ingest = self._ingest = self._ingest_of(job, log)
