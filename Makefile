@@ -54,7 +54,7 @@ lint: $(INSTALLED) ## Check style, types and import rules
 	$(BIN)/lint-imports --no-logo
 
 test: lint ## Check and run all the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean: ## Remove the demonstration, caches and build files; the environment stays
 	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

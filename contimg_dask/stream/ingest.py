@@ -148,6 +148,8 @@ class Ingest:
 
     def _turn(self) -> None:
         now_s = time.time()
+        if self._watcher is not None and self._watcher.began():
+            self._scan_at_s = 0.0  # files may have come unheard since the last look at everything
         scanning = now_s >= self._scan_at_s or self._is_clock_set_back(now_s)
         if scanning:
             self._scan()

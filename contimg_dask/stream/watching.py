@@ -39,6 +39,7 @@ class Watcher:
         self._stopped = threading.Event()
         self._restart = threading.Event()
         self._inode: tuple[int, int] | None = None
+        self._began = False
         self._thread = threading.Thread(target=self._work, name="watcher", daemon=True)
         self.trouble: str | None = None
 
@@ -59,6 +60,12 @@ class Watcher:
             taken = self._changed, self._renamed
             self._changed, self._renamed = set(), set()
             return taken
+
+    def began(self) -> bool:
+        """Tell whether watching has begun since the last call: what came before was not heard of."""
+        with self._lock:
+            began, self._began = self._began, False
+            return began
 
     def renew_if_replaced(self) -> None:
         """Watch anew where the directory is another one by now, such as one mounted meanwhile.
@@ -81,6 +88,7 @@ class Watcher:
 
     def _watch(self) -> None:
         began_s = time.monotonic()
+        first = True
         for changes in watch(
             self._directory,
             watch_filter=None,
@@ -92,6 +100,11 @@ class Watcher:
             recursive=False,
             raise_interrupt=False,
         ):
+            if first:
+                first = False
+                with self._lock:
+                    self._began = True
+                self._wake.set()
             if self.trouble is not None and time.monotonic() - began_s > 1.0:
                 self.trouble = None
                 self._on_line(f"{self._directory}: events come again", action="watching")

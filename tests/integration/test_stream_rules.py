@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from contimg_dask.catalogue import queue
 from contimg_dask.catalogue.arriving import arrive
 from contimg_dask.errors import CatalogueError
 from contimg_dask.model import Reason
+from contimg_dask.stream import watching
 from tests.acceptance.conftest import make_groups
 from tests.integration.catalogue.nouns import failed as failed_by_dispatcher
 from tests.integration.following import STARTED, SUBBANDS, Follower, following
@@ -159,6 +161,25 @@ def test_a_group_is_queued_the_moment_its_last_subband_is_finished(follow: Follo
     assert row.complete_s is not None
     assert before_s - 0.1 <= row.complete_s <= time.time()
     assert stream.paths(row.key) == [stream.name(n) for n in range(3)]
+
+
+def test_files_that_come_before_watching_has_begun_are_found_when_it_does(
+    follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = threading.Event()
+    real = watching.watch
+
+    def late(*arguments: Any, **options: Any) -> Iterator[set[Any]]:
+        assert begin.wait(20)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(watching, "watch", late)
+    stream = follow(rescan_s=600, settle_s=1, collecting_timeout_s=600)
+    stream.bring(0, 1, 2)
+    time.sleep(1.5)
+    assert stream.rows() == []
+    begin.set()
+    stream.until_state("queued")
 
 
 def test_an_incomplete_group_fails_when_its_time_is_over_naming_what_is_missing(
