@@ -15,7 +15,7 @@ from contimg_dask.catalogue.opening import open_catalogue, upgrade_catalogue
 from contimg_dask.catalogue.products import list_products
 from contimg_dask.catalogue.records import ProductRow
 from contimg_dask.cli_errors import refusals
-from contimg_dask.cli_options import CATALOGUE, CONFIG, JSON, required, settings_of, shared
+from contimg_dask.cli_options import CATALOGUE, CONFIG, JSON, NUMBER, required, settings_of, shared
 from contimg_dask.naming import moment_to_mjd
 from contimg_dask.product_rows import csv_of
 from contimg_dask.progress import Counting, error_console
@@ -50,7 +50,7 @@ _SHOWN = ("path", "kind", "status", "begin_mjd", "ra_deg", "dec_deg", "declinati
     metavar="DEG TOLERANCE",
     help="Apparent declination of the pointing, and how far off it may be.",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many [all].")
+@click.option("--limit", type=NUMBER, metavar="N", help="At most so many [all].")
 @click.option(
     "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", help="[table]"
 )

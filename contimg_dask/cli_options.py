@@ -10,12 +10,15 @@ import click
 
 from contimg_dask.cli_errors import refuse
 from contimg_dask.errors import ContimgError, UsageError
-from contimg_dask.settings import Settings, load_settings
+from contimg_dask.settings import LARGEST_WHOLE_NUMBER, Settings, load_settings
 
 if TYPE_CHECKING:
     from contimg_dask.catalogue.opening import Catalogue
 
 Option = Callable[[Any], Any]
+
+NUMBER = click.IntRange(1, LARGEST_WHOLE_NUMBER)
+"""Of a job, or of rows."""
 
 _CLUSTER: tuple[Option, ...] = (
     click.option("--workers", type=int, metavar="N", help="Embedded worker processes [cores]."),

@@ -14,10 +14,11 @@ from typing import Any
 import click
 
 from contimg_dask.catalogue import groups, jobs, leases
+from contimg_dask.catalogue.identity import number_in
 from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from contimg_dask.catalogue.records import GroupRow
 from contimg_dask.cli_errors import refusals
-from contimg_dask.cli_options import CATALOGUE, CONFIG, JSON, required, settings_of, shared
+from contimg_dask.cli_options import CATALOGUE, CONFIG, JSON, NUMBER, required, settings_of, shared
 from contimg_dask.lifecycle import STATES, State
 from contimg_dask.reporting import EXIT_NOTHING
 from contimg_dask.settings import catalogue_place
@@ -39,9 +40,9 @@ def opened(options: dict[str, Any]) -> Iterator[Catalogue]:
 @click.option(
     "--state", "states", multiple=True, type=click.Choice(STATES), help="May be repeated."
 )
-@click.option("--job", type=int, metavar="ID", help="Only groups this job has brought.")
+@click.option("--job", type=NUMBER, metavar="ID", help="Only groups this job has brought.")
 @click.option("--reason", metavar="CODE", help="Only groups with this reason code.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many [all].")
+@click.option("--limit", type=NUMBER, metavar="N", help="At most so many [all].")
 @shared(_CATALOGUE_OPTIONS)
 def groups_command(
     states: tuple[State, ...],
@@ -150,8 +151,8 @@ def cancel_command(what: str, is_group: bool, as_json: bool, **options: Any) -> 
     contimg-dask cancel --group 1207
     """  # fmt: skip
     with opened(options) as catalogue:
-        if what.isdecimal() and not is_group:
-            done = cancel_job(catalogue, int(what))
+        if (job := number_in(what)) is not None and not is_group:
+            done = cancel_job(catalogue, job)
         else:
             done = cancel_group(catalogue, what)
     _answer(

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from contimg_dask.catalogue import jobs
 from contimg_dask.catalogue.opening import Catalogue
-from contimg_dask.cli_options import CATALOGUE, CONFIG, JSON, shared
+from contimg_dask.cli_options import CATALOGUE, CONFIG, JSON, NUMBER, shared
 from contimg_dask.cli_queue import opened
 from contimg_dask.status import lines, look
 
@@ -21,7 +21,7 @@ _LOUD = ("NO DISPATCHER", "PAUSED", "quarantined", "failed ")
 
 
 @click.command("status")
-@click.argument("job", type=int, required=False, metavar="[JOB]")
+@click.argument("job", type=NUMBER, required=False, metavar="[JOB]")
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @shared(CATALOGUE, CONFIG, JSON)
 def status_command(job: int | None, watch: bool, as_json: bool, **options: Any) -> None:

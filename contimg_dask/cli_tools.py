@@ -20,6 +20,7 @@ from contimg_dask.progress import Counting, error_console
 from contimg_dask.reporting import EXIT_FAILED, EXIT_OK
 from contimg_dask.settings import describe, load_settings
 from contimg_dask.simulate import Observation, PointSource, simulate
+from contimg_dask.staging.room import free_bytes
 from contimg_dask.verification import verify
 
 _MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
@@ -29,6 +30,20 @@ def _fault_help() -> str:
     width = max(len(kind) for kind in FAULT_KINDS)
     lines = [f"{kind:<{width}}  {fault.meaning}" for kind, fault in FAULT_KINDS.items()]
     return "\b\nFaults, as KIND:GROUP:SUBBAND:\n" + "\n".join(lines)
+
+
+def _check_room(directory: Path, observation: Observation) -> None:
+    """Refuse what would fill a disk: a visibility takes 13 bytes, with its flag and its weight."""
+    baselines = observation.antennas * (observation.antennas + 1) // 2
+    rows = observation.groups * observation.subbands * baselines * observation.integrations
+    needed = rows * observation.channels * observation.products * 13
+    free = free_bytes(directory)
+    if needed > free and observation.compression is None:
+        raise UsageError(
+            f"{directory}: {needed / 1e9:,.1f} GB are to be written, and {free / 1e9:,.1f} GB are "
+            f"free there: simulate fewer or smaller groups",
+            path=str(directory),
+        )
 
 
 @click.command("simulate", epilog=_fault_help())
@@ -95,6 +110,7 @@ def simulate_command(directory: Path, **options: Any) -> None:
             compression=options["compression"],
         )
         faults = [Fault.parse(text) for text in options["faults"]]
+        _check_room(directory, observation)
         groups = simulate(
             directory, observation, faults, Counting(error_console(), "writing files")
         )

@@ -121,12 +121,12 @@ class Observation:
         chosen = set(self.only_subbands or ())
         filters = (None, *COMPRESSIONS)
         for name, allowed, wanted in (
-            ("groups", self.groups >= 1, "at least 1"),
+            ("groups", 1 <= self.groups <= 200_000, "1 to 200000"),
             ("subbands", 1 <= self.subbands <= SUBBANDS, f"1 to {SUBBANDS}"),
             ("only_subbands", chosen <= set(range(self.subbands)), "numbers below subbands"),
             ("antennas", 2 <= self.antennas <= array.STATIONS, f"2 to {array.STATIONS}"),
-            ("integrations", self.integrations >= 1, "at least 1"),
-            ("channels", self.channels >= 1, "at least 1"),
+            ("integrations", 1 <= self.integrations <= 10_000, "1 to 10000"),
+            ("channels", 1 <= self.channels <= 65_536, "1 to 65536"),
             ("declination_deg", -90 <= self.declination_deg <= 90, "-90 to 90"),
             ("noise_jy", 0 <= self.noise_jy < math.inf, "0 or more"),
             ("seed", self.seed >= 0, "0 or more"),

@@ -7,23 +7,22 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from contimg_dask.catalogue.identity import LARGEST_NUMBER
 from contimg_dask.catalogue.records import ProductStatus
 from contimg_dask.lifecycle import State
 from contimg_dask.model import Kind
 
-# JavaScript's largest exact integer; every database takes it.
-LARGEST = 2**53 - 1
 MOST_ROWS = 500
 
 # No control characters: databases refuse NUL, and nothing here needs any.
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
-Number = Annotated[int, Path(ge=1, le=LARGEST, description="its number")]
+Number = Annotated[int, Path(ge=1, le=LARGEST_NUMBER, description="its number")]
 NodeName = Annotated[
     str, Path(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z.:_-]+$", description="its address")
 ]
 PlotName = Annotated[str, Path(min_length=1, max_length=40, pattern=r"^[a-z][a-z0-9_-]*$")]
 States = Annotated[list[State] | None, Query(description="only in these states")]
-JobNumber = Annotated[int | None, Query(ge=1, le=LARGEST, description="only of this job")]
+JobNumber = Annotated[int | None, Query(ge=1, le=LARGEST_NUMBER, description="only of this job")]
 Reason = Annotated[
     str | None, Query(max_length=64, pattern=r"^[a-z0-9-]+$", description="only with this code")
 ]
@@ -36,13 +35,13 @@ Directory = Annotated[
 ]
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="at most so many")]
 AfterKey = Annotated[
-    int | None, Query(ge=1, le=LARGEST, description="those that follow this group")
+    int | None, Query(ge=1, le=LARGEST_NUMBER, description="those that follow this group")
 ]
 AfterPath = Annotated[
     str | None,
     Query(max_length=4096, pattern=_PRINTABLE, description="those that follow this product"),
 ]
-AfterEvent = Annotated[int, Query(ge=0, le=LARGEST, description="those after this event")]
+AfterEvent = Annotated[int, Query(ge=0, le=LARGEST_NUMBER, description="those after this event")]
 KindName = Annotated[Kind | None, Query(description="only of this kind")]
 StatusName = Annotated[
     ProductStatus | Literal["any"], Query(description="whether they should be there")

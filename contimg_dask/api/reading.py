@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -22,6 +23,7 @@ from contimg_dask.api.details import detail_of, product_of_group
 from contimg_dask.api.documents import JsonBytes, json_bytes
 from contimg_dask.catalogue.events import list_events
 from contimg_dask.catalogue.groups import get_row
+from contimg_dask.catalogue.identity import LARGEST_NUMBER
 from contimg_dask.catalogue.jobs import get_job, list_jobs
 from contimg_dask.catalogue.products import get_product, list_products
 from contimg_dask.catalogue.records import Job
@@ -33,6 +35,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem} for status in (400, 404, 421, 422, 500, 503)
 }
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
+_EVENT_NUMBER = re.compile(r"[0-9]{1,100}")
 
 
 @router.get("/status", response_model=dict[str, Any])
@@ -159,5 +162,5 @@ def list_of_events(
 async def stream(context: Here, request: Request) -> StreamingResponse:
     """What happens from now on, or after ``Last-Event-ID``, as server-sent events."""
     said = request.headers.get("last-event-id", "")
-    after = min(int(said), asked.LARGEST) if said.isascii() and said.isdecimal() else None
+    after = min(int(said), LARGEST_NUMBER) if _EVENT_NUMBER.fullmatch(said) else None
     return StreamingResponse(context.feed.open(after), media_type="text/event-stream")

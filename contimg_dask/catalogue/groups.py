@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, func, select, tuple_
 
 from contimg_dask.catalogue.arriving import arrive
-from contimg_dask.catalogue.identity import start_ms_of
+from contimg_dask.catalogue.identity import number_in, start_ms_of
 from contimg_dask.catalogue.opening import Catalogue
 from contimg_dask.catalogue.records import Arrived, Arriving, AttemptRow, GroupRow, QueuedGroup
 from contimg_dask.catalogue.rows import (
@@ -77,8 +77,8 @@ def get_row(catalogue: Catalogue, key: int) -> GroupRow:
 def find_groups(catalogue: Catalogue, text: str, output_dir: str | None = None) -> list[GroupRow]:
     """Return the groups a person means by an id, or by a key; several outputs may have the same id."""
     query = select(groups).order_by(groups.c.key)
-    if text.isascii() and text.isdigit():
-        query = query.where(groups.c.key == int(text))
+    if (key := number_in(text)) is not None:
+        query = query.where(groups.c.key == key)
     else:
         query = query.where(groups.c.id == text)
     if output_dir is not None:

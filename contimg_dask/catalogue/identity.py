@@ -18,10 +18,20 @@ from contimg_dask.catalogue.tables import groups
 from contimg_dask.model import MJD_JD_OFFSET_D, SAME_START_TOLERANCE_D, Group
 from contimg_dask.naming import stamp_of_jd, stamp_to_mjd
 
+LARGEST_NUMBER = 2**53 - 1
+"""Of jobs, groups and events: every database takes it, and JavaScript has it exactly."""
 _MJD_OF_UNIX_EPOCH_D = 40587.0
 _DAY_MS = 86400e3
 _ROUNDING_D = 1e-10
 """Far below the tolerance, above what a Julian date in double precision loses in a difference."""
+
+
+def number_in(text: str) -> int | None:
+    """Return the number of a job or a group, or None for a text that is none."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(LARGEST_NUMBER))):
+        return None
+    number = int(text)
+    return number if 1 <= number <= LARGEST_NUMBER else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

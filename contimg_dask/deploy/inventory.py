@@ -229,7 +229,7 @@ def read_inventory(path: Path) -> Inventory:
     """
     try:
         document = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: also of a giant number
         raise UsageError(f"{path}: not a readable TOML file: {error}", path=str(path)) from error
     _refuse_unknown(document, ("cluster", "node", "settings"), str(path), "a table of it")
     cluster = ClusterEntry(

@@ -1,6 +1,6 @@
 """Every setting of the program: what there is (`fields`) and where values come from (`loading`)."""
 
-from contimg_dask.settings.fields import Settings
+from contimg_dask.settings.fields import LARGEST_WHOLE_NUMBER, Settings
 from contimg_dask.settings.loading import (
     CONFIG_VARIABLE,
     ENVIRONMENT_PREFIX,
@@ -25,6 +25,7 @@ from contimg_dask.settings.process import (
 __all__ = [
     "CONFIG_VARIABLE",
     "ENVIRONMENT_PREFIX",
+    "LARGEST_WHOLE_NUMBER",
     "PROCESS_ENVIRONMENT",
     "LoadedSettings",
     "Settings",

@@ -15,9 +15,16 @@ from contimg_dask.model import (
 Placement = Literal["group", "subband"]
 LogFormat = Literal["text", "json"]
 
+LARGEST_WHOLE_NUMBER = 10**9
+"""What a setting takes at most, where nothing less is said: databases and timers can hold it."""
+_MOST_SUBBANDS = 1000
+_MOST_PROCESSES = 1000
+
 
 def _takes(help_text: str, **limits: Any) -> dict[str, Any]:
     """Say of a field what it is for (its line in ``config show``) and what values it takes."""
+    if "minimum" in limits:
+        limits.setdefault("maximum", LARGEST_WHOLE_NUMBER)
     return {"help": help_text, **limits}
 
 
@@ -31,17 +38,24 @@ class Settings:
     """
 
     expected_subbands: int = field(
-        default=16, metadata=_takes("subbands of a complete group", minimum=1)
+        default=16,
+        metadata=_takes("subbands of a complete group", minimum=1, maximum=_MOST_SUBBANDS),
     )
     min_subbands: int | None = field(
         default=None,
         metadata=_takes(
-            "convert a group with at least this many subbands; none: all expected", minimum=1
+            "convert a group with at least this many subbands; none: all expected",
+            minimum=1,
+            maximum=_MOST_SUBBANDS,
         ),
     )
     workers: int | None = field(
         default=None,
-        metadata=_takes("worker processes of the embedded cluster; none: one per core", minimum=1),
+        metadata=_takes(
+            "worker processes of the embedded cluster; none: one per core",
+            minimum=1,
+            maximum=_MOST_PROCESSES,
+        ),
     )
     scheduler: str | None = field(
         default=None,

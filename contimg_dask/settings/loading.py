@@ -162,7 +162,7 @@ def _from_file(config: Path | None, environ: Mapping[str, str]) -> _Sourced:
         return {}
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: also of a giant number
         raise UsageError(f"{path}: not a readable TOML file: {error}", path=str(path)) from error
     return {name: (f"file {path}", value) for name, value in content.items()}
 
@@ -221,7 +221,7 @@ def _parsed(name: str, text: str, origin: str) -> object:
             return word in _TRUE
         raise _refusal(name, text, origin)
     if int in kinds:
-        if re.fullmatch(r"[+-]?\d+", text.strip()):
+        if re.fullmatch(r"[+-]?\d{1,20}", text.strip()):
             return int(text)
         raise _refusal(name, text, origin)
     return text
@@ -245,7 +245,7 @@ def _within_limits(name: str, value: Any) -> bool:
     if choices := _choices(name):
         return value in choices
     if "minimum" in limits:
-        return bool(limits["minimum"] <= value <= limits.get("maximum", value))
+        return bool(limits["minimum"] <= value <= limits["maximum"])
     return _well_formed(limits.get("form"), value) if isinstance(value, str) else True
 
 
@@ -283,9 +283,7 @@ def _allowed(name: str) -> str:
     elif bool in kinds:
         text = "true | false"
     elif int in kinds:
-        text = f"a whole number of at least {limits['minimum']}"
-        if "maximum" in limits:
-            text = f"a whole number from {limits['minimum']} to {limits['maximum']}"
+        text = f"a whole number from {limits['minimum']} to {limits['maximum']}"
     else:
         text = _FORMS[limits.get("form")]
     return f"{text}, or none" if type(None) in kinds else text

@@ -360,7 +360,7 @@ def test_no_refusal_shows_a_password(call: Call) -> None:
         (("submit", "{here}", "{out}", "--start", "2025-10-06", "--end", "2025-10-05", "--dry-run"),
          "not before its end"),
         (("submit", "{here}", "{out}", "--start", "yesterday"), "is not a time"),
-        (("submit", "{here}", "{out}", "--expected-subbands", "0"), "at least 1"),
+        (("submit", "{here}", "{out}", "--expected-subbands", "0"), "from 1 to 1000"),
         (("submit", "{here}", "{out}", "--min-subbands", "17"), "more than expected_subbands"),
         (("submit", "{here}", "{out}", "--mode", "999"), "octal"),
         (("submit", "{here}", "{out}", "--config", "{missing}"), "not a readable TOML file"),
@@ -371,6 +371,10 @@ def test_no_refusal_shows_a_password(call: Call) -> None:
         (("cancel", "2001-01-01T00:00:00"), "there is no such group"),
         (("retry", "2001-01-01T00:00:00"), "there is no such group"),
         (("retry", "99"), "there is no such group"),
+        (("retry", "9" * 20), "there is no such group"),
+        (("retry", "9" * 5000), "there is no such group"),
+        (("cancel", "9" * 20), "there is no such group"),
+        (("cancel", "--group", "9" * 20), "there is no such group"),
         (("retry",), "give groups, or --all"),
         (("retry", "--all", "1"), "give groups, or --all"),
         (("retry", "1", "--state", "removed"), "--state and --reason go with --all"),
@@ -379,7 +383,7 @@ def test_no_refusal_shows_a_password(call: Call) -> None:
         (("reconcile", "{missing}"), "there is no such directory"),
         (("dispatch", "--on-published", "no-such-command"), "there is no command"),
         (("dispatch", "--event-log", "{missing}/log"), "event log cannot be written"),
-        (("dispatch", "--groups-in-flight", "0"), "at least 1"),
+        (("dispatch", "--groups-in-flight", "0"), "from 1 to"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_one_clear_line_and_exit_code_2(

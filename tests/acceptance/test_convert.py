@@ -167,6 +167,8 @@ def test_nothing_complete_is_an_exit_code_of_its_own(incoming: Path, tmp_path: P
         (["verify", "{tmp}/no-such.ms"], "no Measurement Set"),
         (["simulate", "{tmp}/s", "--fault", "nonsense:0:0"], "nonsense"),
         (["simulate", "{tmp}/s", "--source", "1,2"], "--source"),
+        (["simulate", "{tmp}/s", "--groups", "9" * 20], "1 to 200000"),
+        (["simulate", "{tmp}/s", "--groups", "200000"], "are to be written"),
         (["config", "show", "--config", "{tmp}/no-such.toml"], "no-such.toml"),
         (["no-such-command"], "no-such-command"),
     ],

@@ -169,7 +169,7 @@ def _held(catalogue: str) -> str | None:
     [
         (("--input", "nowhere", "--output", "out"), "No such file or directory"),
         (("--output", "out"), "Missing option '--input'"),
-        (("--input", ".", "--output", "out", "--collecting-timeout", "-1"), "at least 0"),
+        (("--input", ".", "--output", "out", "--collecting-timeout", "-1"), "from 0 to"),
         (
             ("--input", ".", "--output", "out", "--min-subbands", "17"),
             "min_subbands is 17",

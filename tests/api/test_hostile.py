@@ -125,6 +125,7 @@ def test_a_page_is_never_larger_than_its_bound(site: Site) -> None:
         "groups/99999999999999999999", "products?declination=nan", "products?declination=91",
         "products?tolerance=-1", "products?format=xml", "products?kind=%00", "events?after=-5",
         "status?job=0", "groups/1/quicklook/A%20B.png", "products?end=99999-01-01",
+        "groups?job=" + "9" * 5000,
     ],
 )  # fmt: skip
 def test_a_bad_parameter_is_told_in_one_line(site: Site, query: str) -> None:
@@ -138,7 +139,8 @@ def test_a_bad_parameter_is_told_in_one_line(site: Site, query: str) -> None:
 def test_a_body_that_makes_no_sense_is_refused(site: Site) -> None:
     for body in (b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b'{"groups": 1}',
                  b'{"all": "yes"}', b'{"all": true, "more": 1}', b'{"groups": ["\\ud800"]}',
-                 b'{"groups": ["a\\u0000b"]}', b"[" * 20000):  # fmt: skip
+                 b'{"groups": ["a\\u0000b"]}', b"[" * 20000,
+                 b'{"groups": ' + b"9" * 5000 + b"}"):  # fmt: skip
         sent = {"Content-Type": "application/json"}
         found = site.ask("POST", "/api/v1/retry", body, token=TOKEN, headers=sent)
         assert found.status in (400, 422), (body, found.text)

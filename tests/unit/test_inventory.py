@@ -131,7 +131,7 @@ def test_the_digest_of_a_node_is_of_what_matters_to_it(tmp_path: Path) -> None:
         ('"/var/lib/contimg-dask/catalogue.sqlite"', '"catalogue"', ["catalogue", "database URL"]),
         ("[[node]]", "[settings]\nworkrs = 1\n[[node]]", ["[settings]", "'workrs' is not a setting"]),
         ("[[node]]", "[settings]\nscheduler = 'tcp://a:1'\n[[node]]", ["scheduler follows from"]),
-        ("[[node]]", "[settings]\nmin_subbands = 0\n[[node]]", ["min_subbands is 0", "at least 1"]),
+        ("[[node]]", "[settings]\nmin_subbands = 0\n[[node]]", ["min_subbands is 0", "from 1 to 1000"]),
     ],
 )  # fmt: skip
 def test_every_mistake_is_one_line_with_place_key_value_and_what_is_allowed(

@@ -478,6 +478,8 @@ def test_sb00_cannot_be_a_second_sb00(tmp_path: Path) -> None:
     [
         {"start": "yesterday"},
         {"groups": 0},
+        {"groups": 10**20},
+        {"channels": 10**20},
         {"subbands": 17},
         {"only_subbands": (3,)},
         {"antennas": 118},
