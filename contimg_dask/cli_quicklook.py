@@ -37,6 +37,10 @@ def quicklook_command(product: Path, output: Path | None, kind: str | None, as_j
     with refusals():
         if kind is not None and output is None:
             raise UsageError(f"--kind {kind}: say where the picture goes, with -o PNG")
+        if output is not None and output.suffix.lower() != ".png":
+            raise UsageError(
+                f"-o {output}: pictures are PNG files: give a name that ends with .png"
+            )
         dataset = read_quicklook(product)
         facts = summarise(dataset)
         if output is not None:
@@ -66,6 +70,8 @@ def _write(output: Path, picture: bytes) -> None:
             f"{output}: cannot be written ({error.strerror}): give another file with -o",
             path=str(output),
         ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

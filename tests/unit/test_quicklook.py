@@ -301,6 +301,7 @@ def test_the_command_writes_a_picture_and_json(product: Path, tmp_path: Path) ->
     [
         (("{product}", "--kind", "uv"), 2, "with -o PNG"),
         (("{product}", "-o", "/nowhere/there.png"), 2, "/nowhere/there.png"),
+        (("{product}", "-o", "/tmp/picture.pdf"), 2, "pictures are PNG files"),
         (("{product}", "--kind", "closure"), 2, "closure"),
         (("/nowhere.ms",), 1, "there is no quick-look in it"),
     ],

@@ -477,6 +477,10 @@ def test_sb00_cannot_be_a_second_sb00(tmp_path: Path) -> None:
     "wrong",
     [
         {"start": "yesterday"},
+        {"start": "9999-12-31T23:59:59"},
+        {"start": "0001-01-01T00:00:00+05:00"},
+        {"sources": (PointSource(ra_deg=float("nan"), dec_deg=0, flux_jy=1),)},
+        {"sources": (PointSource(ra_deg=0, dec_deg=91, flux_jy=1),)},
         {"groups": 0},
         {"groups": 10**20},
         {"channels": 10**20},
