@@ -26,7 +26,7 @@ from contimg_dask.quicklook.summary import is_dead
 if TYPE_CHECKING:
     import xarray as xr
 
-_SHOWN_PERCENTILES = (1, 99)
+_HIGHEST_PERCENTILE = 99
 
 
 def draw_waterfall(every: list[Axes], dataset: xr.Dataset) -> None:
@@ -91,13 +91,12 @@ def _colours() -> Colormap:
 
 
 def _scale(values: npt.NDArray[np.float32]) -> Normalize:
-    """Scale from the faintest to the brightest, without outliers; what is 0 is below the scale."""
+    """Scale from the faintest to the brightest without its outliers; what is 0 is below the scale."""
     positive = values[np.isfinite(values) & (values > 0)].astype(np.float64)
     if positive.size == 0:
         return Normalize(vmin=0.5, vmax=1.0)
-    low, high = (float(one) for one in np.percentile(positive, _SHOWN_PERCENTILES))
+    # The faint end stays inside the scale, or it would look like a zero.
+    low, high = float(positive.min()), float(np.percentile(positive, _HIGHEST_PERCENTILE))
     if high <= low * (1 + 1e-6):
         low = 0.5 * low
-    # The faint end stays inside the scale, or it would look like a zero.
-    low = min(low, float(positive.min()))
     return LogNorm(low, high) if is_wide(values) else Normalize(low, high)

@@ -40,7 +40,36 @@ class Values(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SubbandLook:
+class Look:
+    """Arrays by name, which one step leaves in a file for another."""
+
+    def save(self, path: str) -> None:
+        """Write it to a file, in one stroke: the step may run twice at the same time."""
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        np.savez(buffer, **arrays)
+        put_bytes(path, buffer.getbuffer())
+
+    @classmethod
+    def load(cls, path: str) -> Self:
+        """Read it back.
+
+        Raises
+        ------
+        QuicklookError
+            There is none, or it is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(**file)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise QuicklookError(f"{path}: cannot be read: {error}", path=path) from error
+        except TypeError as error:
+            raise QuicklookError(f"{path}: not a {cls.__name__}: {error}", path=path) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SubbandLook(Look):
     """What was seen of one subband, on the rows of its sample.
 
     ``sums`` (slots, channels, products) of amplitudes and ``counts`` of how many values; slots as
@@ -54,35 +83,10 @@ class SubbandLook:
     zero: npt.NDArray[np.int64]
     values: npt.NDArray[np.int64]
 
-    def save(self, path: str) -> None:
-        """Write it to a file, in one stroke: the step may run twice at the same time."""
-        save_arrays(path, {field.name: getattr(self, field.name) for field in fields(self)})
-
-    @classmethod
-    def load(cls, path: str) -> Self:
-        """Read it back.
-
-        Raises
-        ------
-        QuicklookError
-            There is none, or it is damaged.
-        """
-        try:
-            return cls(**load_arrays(path))
-        except TypeError as error:
-            raise QuicklookError(f"{path}: not a look at a subband: {error}", path=path) from error
-
 
 def look_path(directory: str, name: str) -> str:
     """Return where an attempt keeps the look at a subband, or at its rows."""
     return f"{directory}/quicklook.{name}.npz"
-
-
-def save_arrays(path: str, arrays: dict[str, Any]) -> None:
-    """Write arrays by name to a file, in one stroke."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    put_bytes(path, buffer.getbuffer())
 
 
 def put_bytes(path: str, content: bytes | memoryview) -> None:
@@ -90,21 +94,6 @@ def put_bytes(path: str, content: bytes | memoryview) -> None:
     unfinished = Path(f"{path}.{uuid.uuid4().hex[:8]}")
     unfinished.write_bytes(content)
     unfinished.replace(path)
-
-
-def load_arrays(path: str) -> dict[str, npt.NDArray[Any]]:
-    """Read arrays by name.
-
-    Raises
-    ------
-    QuicklookError
-        There is no such file, or it is damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise QuicklookError(f"{path}: cannot be read: {error}", path=path) from error
 
 
 class SubbandLooker:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from contimg_dask.errors import QuicklookError
 from contimg_dask.model import MJD_JD_OFFSET_D, Subband
 from contimg_dask.ms.columns import RowColumns
-from contimg_dask.quicklook.looks import load_arrays, save_arrays
+from contimg_dask.quicklook.looks import Look
 from contimg_dask.quicklook.sampling import sample_rows
 from contimg_dask.uvh5.header import Axes
 from contimg_dask.uvh5.reader import product_order
@@ -24,7 +23,7 @@ _UV_INTEGRATIONS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RowLook:
+class RowLook(Look):
     """Labels of every axis, and the uv coverage.
 
     ``freq_hz`` and ``subband`` (channels of the product,), ascending in frequency; ``antenna_names``
@@ -48,24 +47,6 @@ class RowLook:
     v_m: npt.NDArray[np.float32]
     cross_baselines: npt.NDArray[np.int64]
     step: npt.NDArray[np.int64]
-
-    def save(self, path: str) -> None:
-        """Write it to a file, in one stroke: the step may run twice at the same time."""
-        save_arrays(path, {field.name: getattr(self, field.name) for field in fields(self)})
-
-    @classmethod
-    def load(cls, path: str) -> Self:
-        """Read it back.
-
-        Raises
-        ------
-        QuicklookError
-            There is none, or it is damaged.
-        """
-        try:
-            return cls(**load_arrays(path))
-        except TypeError as error:
-            raise QuicklookError(f"{path}: not a look at rows: {error}", path=path) from error
 
 
 def look_at_rows(

@@ -125,7 +125,7 @@ def test_a_look_that_is_damaged_is_told_by_its_file(tmp_path: Path) -> None:
     with open(path, "wb") as file:
         np.savez(file, sums=np.zeros(3))
     for kind in (SubbandLook, RowLook):
-        with pytest.raises(QuicklookError, match="not a look"):
+        with pytest.raises(QuicklookError, match=f"not a {kind.__name__}"):
             kind.load(path)
 
 
