@@ -225,6 +225,7 @@ def main() -> None:
         shutil.rmtree(chosen.work, ignore_errors=True)
     chosen.results.parent.mkdir(parents=True, exist_ok=True)
     chosen.results.write_text(json.dumps(results, indent=1) + "\n")
+    plot(results, chosen.plot)
     print(
         f"queue and dispatch: {results['overhead']['median_overhead_ms_per_group']:.1f} ms a group"
     )
