@@ -24,6 +24,7 @@ from contimg_dask.reporting import EXIT_NOTHING
 from contimg_dask.settings import catalogue_place
 from contimg_dask.steering import cancel_group, cancel_job, retry, set_draining
 
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say how many groups that are.")
 _CATALOGUE_OPTIONS = (CATALOGUE, CONFIG, JSON)
 
 
@@ -108,12 +109,14 @@ def _answer(as_json: bool, text: str, **facts: Any) -> None:
     type=click.Choice(["failed", "quarantined", "cancelled", "removed"]),
 )
 @click.option("--reason", metavar="CODE", help="With --all: only those with this reason code.")
+@_DRY_RUN
 @shared(_CATALOGUE_OPTIONS)
 def retry_command(
     names: tuple[str, ...],
     everything: bool,
     states: tuple[State, ...],
     reason: str | None,
+    dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -124,12 +127,15 @@ def retry_command(
     \b
     contimg-dask retry 2025-10-05T03:12:06
     contimg-dask retry --all
-    contimg-dask retry --all --reason no-space
+    contimg-dask retry --all --reason no-space --dry-run
     contimg-dask retry --all --state removed
     """  # fmt: skip
     with opened(options) as catalogue:
-        count = retry(catalogue, names, everything=everything, states=states, reason=reason)
-    _answer(as_json, f"{count} group(s) queued again", queued=count)
+        count = retry(
+            catalogue, names, everything=everything, states=states, reason=reason, dry_run=dry_run
+        )
+    would = "would be " if dry_run else ""
+    _answer(as_json, f"{count} group(s) {would}queued again", queued=count, dry_run=dry_run)
     sys.exit(EXIT_NOTHING if count == 0 else 0)
 
 
@@ -138,29 +144,29 @@ def retry_command(
 @click.option(
     "--group", "is_group", is_flag=True, help="A number is that of a group, not of a job."
 )
+@_DRY_RUN
 @shared(_CATALOGUE_OPTIONS)
-def cancel_command(what: str, is_group: bool, as_json: bool, **options: Any) -> None:
+def cancel_command(what: str, is_group: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Cancel a job, or a group. What runs is stopped within seconds; products stay.
 
     JOB is a number as submit printed it; GROUP an id, or with --group its number. Groups of a job
     that another job wants as well go on.
 
     \b
+    contimg-dask cancel 3 --dry-run
     contimg-dask cancel 3
     contimg-dask cancel 2025-10-05T03:12:06
     contimg-dask cancel --group 1207
     """  # fmt: skip
     with opened(options) as catalogue:
         if (job := number_in(what)) is not None and not is_group:
-            done = cancel_job(catalogue, job)
+            done = cancel_job(catalogue, job, dry_run=dry_run)
         else:
-            done = cancel_group(catalogue, what)
-    _answer(
-        as_json,
-        f"{done.cancelled} group(s) cancelled, {done.requested} being stopped",
-        cancelled=done.cancelled,
-        requested=done.requested,
-    )
+            done = cancel_group(catalogue, what, dry_run=dry_run)
+    text = f"{done.cancelled} group(s) cancelled, {done.requested} being stopped"
+    if dry_run:
+        text = f"{done.cancelled} group(s) would be cancelled, {done.requested} stopped"
+    _answer(as_json, text, cancelled=done.cancelled, requested=done.requested, dry_run=dry_run)
 
 
 @click.command("pause")

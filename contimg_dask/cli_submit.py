@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from contimg_dask.catalogue.records import Job
 from contimg_dask.cli_errors import refusals
 from contimg_dask.cli_options import JSON, product_options, settings_of
+from contimg_dask.foreseeing import document_of, foresee, lines_of
 from contimg_dask.job_progress import job_progress
 from contimg_dask.naming import moment_to_mjd
 from contimg_dask.progress import Counting, error_console
 from contimg_dask.reporting import EXIT_FAILED, EXIT_NOTHING, EXIT_OK
 from contimg_dask.settings import catalogue_place
-from contimg_dask.submitting import Backlog, Foreseen, foresee, new_job
+from contimg_dask.submitting import Backlog, new_job
 from contimg_dask.waiting import wait_for_job
 
 _DISPATCHER = "dispatcher"
@@ -79,7 +79,12 @@ def submit_command(input_dir: Path, output_dir: Path, **options: Any) -> None:
         if own["dry_run"]:
             counting = Counting(console, "reading headers")
             with open_catalogue(place, create=False, missing_ok=True) as known:
-                sys.exit(_say_foreseen(foresee(known, backlog, counting), own["as_json"]))
+                found = foresee(known, backlog, counting)
+            if own["as_json"]:
+                click.echo(json.dumps(document_of(found), indent=1))
+            else:
+                click.echo("\n".join(lines_of(found)))
+            sys.exit(EXIT_OK if found else EXIT_NOTHING)
         new = new_job(backlog)  # refused before there is a catalogue
         with open_catalogue(place) as catalogue:
             job = add_job(catalogue, new)
@@ -124,19 +129,3 @@ def _waited(catalogue: Catalogue, job: Job, console: Any) -> int:
     if not done.counts:
         return EXIT_NOTHING
     return EXIT_OK if set(done.counts) == {"published"} else EXIT_FAILED
-
-
-def _say_foreseen(found: list[Foreseen], as_json: bool) -> int:
-    if as_json:
-        document = {
-            "schema": "contimg-dask.foreseen/1",
-            "groups": [asdict(group) for group in found],
-        }
-        click.echo(json.dumps(document, indent=1))
-    else:
-        for group in found:
-            why = "" if group.reason is None else f"  [{group.reason.code}] {group.reason.text}"
-            click.echo(f"{group.outcome:8} {group.id}  {len(group.present)} subband(s){why}")
-        queued = sum(group.outcome == "queued" for group in found)
-        click.echo(f"{queued} of {len(found)} group(s) would be queued")
-    return EXIT_OK if found else EXIT_NOTHING

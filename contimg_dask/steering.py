@@ -50,6 +50,7 @@ def retry(
     everything: bool = False,
     states: Sequence[State] = (),
     reason: str | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Queue groups again as if nothing had been tried; return how many.
 
@@ -62,6 +63,8 @@ def retry(
     everything
         All that failed or are quarantined, or are in one of the ``states``, and failed for this
         ``reason`` if one is given.
+    dry_run
+        Only count them.
 
     Raises
     ------
@@ -73,28 +76,29 @@ def retry(
     if (states or reason) and not everything:
         raise UsageError("--state and --reason go with --all")
     if not everything:
-        return queue.retry_groups(catalogue, keys_of(catalogue, names))
+        return queue.retry_groups(catalogue, keys_of(catalogue, names), dry_run=dry_run)
     if reason is None:
-        return queue.retry_groups(catalogue, None, states=states or None)
+        return queue.retry_groups(catalogue, None, states=states or None, dry_run=dry_run)
     wanted = states or SET_ASIDE
     rows = groups.list_groups(catalogue, states=wanted, reason=reason)
-    return queue.retry_groups(catalogue, [row.key for row in rows], states=wanted)
+    keys = [row.key for row in rows]
+    return queue.retry_groups(catalogue, keys, states=wanted, dry_run=dry_run)
 
 
-def cancel_job(catalogue: Catalogue, job_id: int) -> Cancelled:
-    """Cancel a job, and those of its groups that no other job wants.
+def cancel_job(catalogue: Catalogue, job_id: int, *, dry_run: bool = False) -> Cancelled:
+    """Cancel a job, and those of its groups that no other job wants; a ``dry_run`` only counts.
 
     Raises
     ------
     NotFoundError
         There is no such job.
     """
-    counts = jobs.cancel_job(catalogue, job_id)
+    counts = jobs.cancel_job(catalogue, job_id, dry_run=dry_run)
     return Cancelled(cancelled=counts.cancelled, requested=counts.requested)
 
 
-def cancel_group(catalogue: Catalogue, name: str) -> Cancelled:
-    """Cancel a group, whichever jobs want it.
+def cancel_group(catalogue: Catalogue, name: str, *, dry_run: bool = False) -> Cancelled:
+    """Cancel a group, whichever jobs want it; a ``dry_run`` only counts.
 
     Raises
     ------
@@ -102,7 +106,7 @@ def cancel_group(catalogue: Catalogue, name: str) -> Cancelled:
         As `keys_of`.
     """
     keys = keys_of(catalogue, (name,), "--group and its number")
-    cancelled, requested = queue.cancel_groups(catalogue, keys)
+    cancelled, requested = queue.cancel_groups(catalogue, keys, dry_run=dry_run)
     return Cancelled(cancelled=cancelled, requested=requested)
 
 

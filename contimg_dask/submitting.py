@@ -8,20 +8,17 @@ from __future__ import annotations
 import os
 import pwd
 import socket
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from contimg_dask.catalogue import jobs
-from contimg_dask.catalogue.arriving import arrive
 from contimg_dask.catalogue.opening import Catalogue
-from contimg_dask.catalogue.records import Arrived, Arriving, Job, NewJob
-from contimg_dask.discovery import clusters_by_name, discover, list_files, starts_within
+from contimg_dask.catalogue.records import Job, NewJob
+from contimg_dask.discovery import clusters_by_name, list_files
 from contimg_dask.errors import UsageError
-from contimg_dask.grouping import group_files
-from contimg_dask.model import Group, Kind, Reason
-from contimg_dask.planning import is_convertible, options_of
+from contimg_dask.model import Kind
+from contimg_dask.planning import options_of
 from contimg_dask.settings import Settings
 
 NOT_OF_A_JOB = frozenset(
@@ -102,17 +99,18 @@ def new_job(backlog: Backlog) -> NewJob:
     """
     check_range(backlog)
     if backlog.settings.placement == "subband":
-        return _new_job(backlog, 0)
+        return job_of(backlog, 0)
     listed = list_files(backlog.input_dir, backlog.start_mjd, backlog.end_mjd)
-    return _new_job(backlog, len(clusters_by_name(listed)))
+    return job_of(backlog, len(clusters_by_name(listed)))
 
 
 def job_of_stream(backlog: Backlog) -> NewJob:
     """Return the job that the groups of a stream belong to: from its input to its output."""
-    return replace(_new_job(backlog, 0), live=True)
+    return replace(job_of(backlog, 0), live=True)
 
 
-def _new_job(backlog: Backlog, candidates: int) -> NewJob:
+def job_of(backlog: Backlog, candidates: int) -> NewJob:
+    """Return a backlog as the job it becomes."""
     settings = backlog.settings
     return NewJob(
         label=backlog.label,
@@ -156,75 +154,3 @@ def check_range(backlog: Backlog) -> None:
     start, end = backlog.start_mjd, backlog.end_mjd
     if start is not None and end is not None and start >= end:
         raise UsageError("the start of the time range is not before its end: nothing lies between")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Foreseen:
-    """What would become of a group: ``queued``, ``kept`` as it is, or ``failed``; and why."""
-
-    id: str
-    outcome: str
-    reason: Reason | None
-    present: tuple[int, ...]
-    missing: tuple[int, ...]
-    bytes_in: int
-
-
-def foresee(
-    catalogue: Catalogue | None, backlog: Backlog, progress: Callable[[int, int], None]
-) -> list[Foreseen]:
-    """Read the headers now, and tell what submitting would do with each group.
-
-    Parameters
-    ----------
-    catalogue
-        None where there is none yet.
-    backlog
-        What would be submitted.
-    progress
-        Called with (files done, files in all).
-
-    Raises
-    ------
-    UsageError
-        As `submit`.
-    """
-    check_range(backlog)
-    found = discover(
-        backlog.input_dir.absolute(),
-        start_mjd=backlog.start_mjd,
-        end_mjd=backlog.end_mjd,
-        progress=progress,
-    )
-    expected = backlog.settings.expected_subbands
-    arrivals = [
-        _arriving(group, backlog.settings)
-        for group in group_files(found.headers, found.unreadable, expected)
-        if starts_within(group, backlog.start_mjd, backlog.end_mjd)
-    ]
-    if catalogue is None:
-        return [_foreseen(one, known=None) for one in arrivals]
-    # The catalogue takes them in, says what became of each, and forgets about it.
-    arrived = arrive(catalogue, _new_job(backlog, len(arrivals)), arrivals, dry_run=True)
-    return [_foreseen(one, known) for one, known in zip(arrivals, arrived, strict=True)]
-
-
-def _arriving(group: Group, settings: Settings) -> Arriving:
-    fault = is_convertible(group, settings.min_subbands or group.expected, settings.spw)
-    return Arriving(group=group, whole=fault is None, fault=fault)
-
-
-def _foreseen(coming: Arriving, known: Arrived | None) -> Foreseen:
-    group, reason = coming.group, coming.fault
-    outcome = "queued" if coming.whole else "failed"
-    if known is not None and not known.changed:
-        text = f"it is {known.state} in the catalogue"
-        outcome, reason = "kept", Reason(code=f"is-{known.state}", text=text)
-    return Foreseen(
-        id=group.id if known is None else known.id,
-        outcome=outcome,
-        reason=reason,
-        present=group.present,
-        missing=group.missing,
-        bytes_in=group.bytes_in,
-    )

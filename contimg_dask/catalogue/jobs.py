@@ -129,8 +129,8 @@ def set_broken(catalogue: Catalogue, job_id: int, reason: Reason) -> bool:
     return _change(catalogue, job_id, values, event="job-broken", facts=facts)
 
 
-def cancel_job(catalogue: Catalogue, job_id: int) -> CancelledCounts:
-    """Cancel a job, and those of its groups that no other job wants.
+def cancel_job(catalogue: Catalogue, job_id: int, *, dry_run: bool = False) -> CancelledCounts:
+    """Cancel a job, and those of its groups that no other job wants; a ``dry_run`` only counts.
 
     What waits is cancelled at once; what runs is requested of the dispatcher. A group that another
     job wants goes on for that one, by its settings. Safe to call twice.
@@ -142,7 +142,7 @@ def cancel_job(catalogue: Catalogue, job_id: int) -> CancelledCounts:
     UsageError
         It is a stream, which goes on as long as its service runs.
     """
-    with catalogue.writing() as connection:
+    with catalogue.writing(dry_run=dry_run) as connection:
         row = _row(connection, job_id, catalogue.url_shown)
         if row["state"] == "streaming":
             raise UsageError(

@@ -261,8 +261,10 @@ def mark_cancelled(catalogue: Catalogue, key: int, attempt: str | None) -> bool:
     return True
 
 
-def cancel_groups(catalogue: Catalogue, keys: Sequence[int]) -> tuple[int, int]:
-    """Cancel groups, whichever jobs want them.
+def cancel_groups(
+    catalogue: Catalogue, keys: Sequence[int], *, dry_run: bool = False
+) -> tuple[int, int]:
+    """Cancel groups, whichever jobs want them; a ``dry_run`` only counts.
 
     Returns
     -------
@@ -271,7 +273,7 @@ def cancel_groups(catalogue: Catalogue, keys: Sequence[int]) -> tuple[int, int]:
         have their outcome stay what they are. Safe to call twice.
     """
     cancelled = requested = 0
-    with catalogue.writing() as connection:
+    with catalogue.writing(dry_run=dry_run) as connection:
         for some in chunks(keys):
             done, asked = cancel_open(connection, groups.c.key.in_(some))
             cancelled, requested = cancelled + done, requested + asked
@@ -290,6 +292,7 @@ def retry_groups(
     keys: Sequence[int] | None = None,
     *,
     states: Collection[State] | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Queue groups again as if nothing had been tried; return how many.
 
@@ -302,6 +305,8 @@ def retry_groups(
     states
         Only those in one of these states. If not given: failed, quarantined, and with ``keys`` also
         cancelled and removed.
+    dry_run
+        Only count them.
 
     Notes
     -----
@@ -314,7 +319,7 @@ def retry_groups(
     which = and_(groups.c.state.in_(states), groups.c.job_id.is_not(None), has_files)
     queued = {**AFRESH, "queued_s": time.time()}
     told = Telling(event="group-queued", facts={"why": "retry"})
-    with catalogue.writing() as connection:
+    with catalogue.writing(dry_run=dry_run) as connection:
         if keys is None:
             return len(move_groups(connection, "queued", which, queued, told))
         wanted = [and_(which, groups.c.key.in_(some)) for some in chunks(keys)]

@@ -1,13 +1,15 @@
-"""When a group is queued, waited for, or given up: pure."""
+"""When a group is queued, waited for, or given up."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 from contimg_dask.catalogue.records import Arriving
 from contimg_dask.model import Group
 from contimg_dask.planning import is_convertible
 from contimg_dask.settings import Settings
+from contimg_dask.stream.listing import look_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,14 @@ def judge(group: Group, arrived_s: float, now_s: float, settings: Settings) -> J
         complete_s=arrived_s,
     )
     return Judged(arriving=arriving, until_s=None)
+
+
+def arriving_now(group: Group, settings: Settings) -> Arriving:
+    """Return what becomes of a group at this moment, by the times of its files."""
+    paths = [s.header.path for s in group.subbands] + [file.path for file in group.unreadable]
+    arrived_s = [seen.arrived_s for _, seen in look_at(paths) if seen is not None]
+    now_s = time.time()
+    return judge(group, max(arrived_s, default=now_s), now_s, settings).arriving
 
 
 def _is_live(arrived_s: float, now_s: float, settings: Settings) -> bool:

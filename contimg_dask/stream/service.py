@@ -106,6 +106,17 @@ def check_input(streaming: Streaming) -> None:
         ) from error
 
 
+def backlog_of(streaming: Streaming, settings: Settings) -> Backlog:
+    """Return what is in the directory now, and is to come, as something to be queued."""
+    return Backlog(
+        input_dir=streaming.input_dir,
+        output_dir=streaming.output_dir,
+        settings=settings,
+        kind=streaming.kind,
+        label="stream",
+    )
+
+
 class _Service:
     """What runs while the stream does."""
 
@@ -178,15 +189,7 @@ class _Service:
             notifier.stopping()
 
     def _new_job(self) -> NewJob:
-        return job_of_stream(
-            Backlog(
-                input_dir=self._streaming.input_dir,
-                output_dir=self._streaming.output_dir,
-                settings=self._settings,
-                kind=self._streaming.kind,
-                label="stream",
-            )
-        )
+        return job_of_stream(backlog_of(self._streaming, self._settings))
 
     def _ingest_of(self, job: Job, log: EventLog) -> Ingest:
         request = request_of(job)

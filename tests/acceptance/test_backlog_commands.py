@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from contimg_dask.catalogue import groups, jobs, leases, nodes, products, queue
+from contimg_dask.catalogue.events import list_events
 from contimg_dask.catalogue.opening import Catalogue, open_catalogue
 from contimg_dask.cli import main
 from contimg_dask.dispatching.reading import read_job
@@ -179,6 +180,32 @@ def test_a_dry_run_says_what_would_be_queued_and_why_not_the_rest_and_leaves_not
         (IDS[1], "failed", [1], [0]),
         (IDS[2], "failed", [0], [1]),
     ]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_of_a_stream_says_what_it_would_do_with_the_files_of_now_and_leaves_nothing(
+    simulated: Path, tmp_path: Path, place: Path
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    said = ("stream", "--input", simulated, "--output", tmp_path / "out", "--catalogue", place,
+            "--dry-run", "--expected-subbands", "2")  # fmt: skip
+    done = run(*said)
+    assert done.code == 0
+    assert done.out.splitlines() == [
+        f"queued     {IDS[0]}  2 subband(s)",
+        f"collecting {IDS[1]}  1 subband(s)  waits for sb00",
+        f"collecting {IDS[2]}  1 subband(s)  waits for sb01",
+        "1 of 3 group(s) would be queued",
+    ]
+    document = run(*said, "--log-format", "json").report
+    assert document["schema"] == "contimg-dask.foreseen/1"
+    assert [group["outcome"] for group in document["groups"]] == [
+        "queued", "collecting", "collecting",
+    ]  # fmt: skip
+    lines = run(*said, "--collecting-timeout", "0").out.splitlines()
+    assert lines[1].startswith(f"failed   {IDS[1]}  1 subband(s)  [missing-subbands]")
+    lines = run(*said, "--collecting-timeout", "0", "--min-subbands", "1").out.splitlines()
+    assert lines[1].startswith(f"queued   {IDS[1]}  1 subband(s)")
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -482,9 +509,9 @@ def test_steering_answers_people_and_scripts(call: Call, place: Path, catalogue:
         (("resume",), {"paused": False}, "resumed"),
         (("drain", "10.0.0.1"), {"node": "10.0.0.1", "draining": True}, "10.0.0.1 is draining"),
         (("undrain", "10.0.0.1"), {"node": "10.0.0.1", "draining": False}, "10.0.0.1 is active"),
-        (("cancel", "1"), {"cancelled": 2, "requested": 1},
+        (("cancel", "1"), {"cancelled": 2, "requested": 1, "dry_run": False},
          "0 group(s) cancelled, 1 being stopped"),
-        (("retry", str(keys[2])), {"queued": 1}, "0 group(s) queued again"),
+        (("retry", str(keys[2])), {"queued": 1, "dry_run": False}, "0 group(s) queued again"),
     ):  # fmt: skip
         done = call(*arguments, "--catalogue", place, "--json")
         assert (done.code, done.err) == (0, "")
@@ -501,6 +528,31 @@ def test_retry_says_by_its_exit_code_that_there_was_nothing_to_do(
     failed(catalogue, key, quarantine=True)
     assert call("retry", "--all", "--catalogue", place).code == 0
     assert groups.get_row(catalogue, key).state == "queued"
+
+
+def test_dry_runs_of_retry_and_cancel_count_as_they_do_and_change_nothing(
+    call: Call, place: Path, catalogue: Catalogue
+) -> None:
+    keys = queued(catalogue, 5)
+    failed(catalogue, keys[0])
+    failed(catalogue, keys[1], quarantine=True)
+    begun(catalogue, keys[2])
+    for arguments, counts in (
+        (("retry", "--all"), {"queued": 2}),
+        (("cancel", "--group", str(keys[3])), {"cancelled": 1, "requested": 0}),
+        (("retry", str(keys[3])), {"queued": 1}),
+        (("cancel", "1"), {"cancelled": 4, "requested": 1}),
+    ):
+        before = groups.list_groups(catalogue), jobs.list_jobs(catalogue), list_events(catalogue)
+        foreseen = call(*arguments, "--dry-run", "--json", "--catalogue", place)
+        now = groups.list_groups(catalogue), jobs.list_jobs(catalogue), list_events(catalogue)
+        assert now == before
+        done = call(*arguments, "--json", "--catalogue", place)
+        assert (foreseen.code, done.code) == (0, 0)
+        steer = {"schema": "contimg-dask.steer/1"}
+        assert foreseen.report == steer | counts | {"dry_run": True}
+        assert done.report == steer | counts | {"dry_run": False}
+    assert "would be" in call("cancel", "1", "--dry-run", "--catalogue", place).out
 
 
 # ------------------------------------------------------------------------------------ lists and status
