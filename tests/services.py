@@ -193,7 +193,17 @@ def deployed(
     scratch = directory / "dask"
     scheduler = Service(
         name="scheduler",
-        arguments=[DASK, "scheduler", "--host", LOOPBACK, "--port", str(port), "--no-dashboard"],
+        arguments=[
+            DASK,
+            "scheduler",
+            "--host",
+            LOOPBACK,
+            "--port",
+            str(port),
+            "--no-dashboard",
+            "--preload",
+            "contimg_dask.execution.spans",
+        ],
         log=directory / "scheduler.log",
         environment=DASK_SETTINGS,
     )

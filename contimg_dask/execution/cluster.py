@@ -40,8 +40,13 @@ _EMBEDDED_CONFIGURATION = {
     # A host of a cluster has the link of that cluster's dashboard here.
     "distributed.dashboard.link": "{scheme}://{host}:{port}/status",
     "distributed.admin.large-graph-warning-threshold": "100MB",
+    # The last messages of every connection, whole, for who debugs Dask: a tenth of the usual number.
+    "distributed.admin.low-level-log-length": 100,
     # The page of ours in the dashboard. By name: what watches a cluster is above what runs it.
-    "distributed.scheduler.preload": ["contimg_dask.deploy.dashboard_page"],
+    "distributed.scheduler.preload": [
+        "contimg_dask.execution.spans",
+        "contimg_dask.deploy.dashboard_page",
+    ],
 }
 _WORKER_PRELOADS = [
     "contimg_dask.execution.embedded_preload",

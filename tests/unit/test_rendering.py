@@ -122,6 +122,7 @@ def test_dask_loads_what_watches_it_unless_the_inventory_says_not(tmp_path: Path
         "contimg_dask.deploy.worker_metrics",
     ]
     assert config(there, "scheduler")["distributed"]["scheduler"]["preload"] == [
+        "contimg_dask.execution.spans",
         "contimg_dask.deploy.dashboard_page",
         "contimg_dask.deploy.scheduler_metrics",
     ]
@@ -129,7 +130,9 @@ def test_dask_loads_what_watches_it_unless_the_inventory_says_not(tmp_path: Path
     assert config(there, "node1")["distributed"]["worker"]["preload"] == [
         "contimg_dask.deploy.worker_node"
     ]
-    assert "preload" not in config(there, "scheduler")["distributed"]["scheduler"]
+    assert config(there, "scheduler")["distributed"]["scheduler"]["preload"] == [
+        "contimg_dask.execution.spans"
+    ]
 
 
 def test_without_certificates_dask_is_not_told_to_encrypt(tmp_path: Path) -> None:
