@@ -23,7 +23,7 @@ from contimg_dask.event_log import EventLog
 from contimg_dask.hand_over import HandOver
 from contimg_dask.model import GroupRecord
 
-SOON_S = 5.0
+SOON_S = 50.0
 """Far more than anything here takes, and far less than what is waited for where it hangs."""
 
 
@@ -218,11 +218,9 @@ def test_what_a_command_leaves_in_the_background_is_not_waited_for_and_lives(
 def test_adding_does_not_wait_for_the_command(tmp_path: Path) -> None:
     command = script(tmp_path, f"while test ! -e {tmp_path}/go; do sleep 0.01; done")
     with handing(tmp_path, command) as hand:
-        start_s = time.monotonic()
         for number in range(100):
             hand.over.add(record(number))
-        assert time.monotonic() - start_s < 1.0
-        (tmp_path / "go").touch()
+        (tmp_path / "go").touch()  # which the first one waits for
         hand.over.wait()
         assert hand.over.counts == {"handed_over": 100, "hand_overs_failed": 0}
 
@@ -335,11 +333,11 @@ def test_leaving_in_the_moment_a_command_starts_does_not_wait_for_it(
 
     monkeypatch.setattr(hand_over.subprocess, "Popen", slow_to_start)
     start_s = time.monotonic()
-    with suppress(KeyboardInterrupt), handing(tmp_path, "sleep 1", timeout_s=100) as hand:
+    with suppress(KeyboardInterrupt), handing(tmp_path, "sleep 100", timeout_s=100) as hand:
         hand.over.add(record())
         wait_until((tmp_path / "starting").exists)
         raise KeyboardInterrupt
-    assert time.monotonic() - start_s < 1.0
+    assert time.monotonic() - start_s < SOON_S
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
