@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def _write(output: Path, picture: bytes) -> None:
             path=str(output),
         ) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # usually it has its name by now
+            unfinished.unlink()
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

@@ -62,7 +62,7 @@ class Look:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return cls(**file)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
             raise QuicklookError(f"{path}: cannot be read: {error}", path=path) from error
         except TypeError as error:
             raise QuicklookError(f"{path}: not a {cls.__name__}: {error}", path=path) from error

@@ -119,9 +119,10 @@ def test_a_look_that_is_damaged_is_told_by_its_file(tmp_path: Path) -> None:
     path = look_path(str(tmp_path), "sb03")
     with pytest.raises(QuicklookError, match=r"quicklook\.sb03\.npz"):
         SubbandLook.load(path)
-    Path(path).write_bytes(b"PK no archive")
-    with pytest.raises(QuicklookError, match="cannot be read"):
-        SubbandLook.load(path)
+    for content in (b"", b"PK no archive"):
+        Path(path).write_bytes(content)
+        with pytest.raises(QuicklookError, match="cannot be read"):
+            SubbandLook.load(path)
     with open(path, "wb") as file:
         np.savez(file, sums=np.zeros(3))
     for kind in (SubbandLook, RowLook):
@@ -301,6 +302,7 @@ def test_the_command_writes_a_picture_and_json(product: Path, tmp_path: Path) ->
     [
         (("{product}", "--kind", "uv"), 2, "with -o PNG"),
         (("{product}", "-o", "/nowhere/there.png"), 2, "/nowhere/there.png"),
+        (("{product}", "-o", "/dev/null/there.png"), 2, "/dev/null/there.png"),
         (("{product}", "-o", "/tmp/picture.pdf"), 2, "pictures are PNG files"),
         (("{product}", "--kind", "closure"), 2, "closure"),
         (("/nowhere.ms",), 1, "there is no quick-look in it"),
